@@ -1,0 +1,39 @@
+# Two commands matter on a fresh machine (Python 3.11, git and make): `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types check bench lock clean
+
+demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
+	$(BIN)/kelpie demo
+
+test: $(VENV)/dev.done  ## Set up, then run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.done
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: $(VENV)/dev.done  ## Print the benchmarks' figures
+	for script in tests/bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+# An installed lock is remembered by a file, so that a second run starts at once.
+$(VENV)/%.done: %.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:  ## Resolve the dependencies anew (needs uv)
+	for name in demo dev; do uv pip compile --quiet pyproject.toml --extra $$name --group pyproject.toml:build \
+	  --python-version 3.11 --universal --upgrade --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --output-file $$name.lock || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist kelpie-data .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,68 @@
+"""The real parts that tests run against: Valkey, S3, the API under gunicorn. Each starts once per test process."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from kelpie.embedded.s3 import S3Server
+from kelpie.embedded.valkey import ValkeyServer
+from tests.api import ApiServer, ApiUser
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """The server behind `valkey`; tests that need a clean one ask for that."""
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_server: ValkeyServer) -> Iterator[ValkeyServer]:
+    """A real, empty Valkey: `.url`."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+        yield valkey_server
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server: `.endpoint`, `.environment`, `.client()`."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """The name of a fresh, empty bucket."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.ensure_bucket(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """The real API under gunicorn on a Valkey of its own, which nobody flushes."""
+    directory = tmp_path_factory.mktemp("api")
+    with ValkeyServer(directory / "valkey") as broker, ApiServer(broker.url, directory) as server:
+        yield server
+
+
+@pytest.fixture
+def api(api_server: ApiServer) -> ApiUser:
+    """The API as a new user sees it: `.url`, `.key`, `.admin_key`, `.request(…)`."""
+    return api_server.new_user()
+
+
+@pytest.fixture
+def node_dir(tmp_path: Path) -> Path:
+    """Where a test's nodes live."""
+    path = tmp_path / "nodes"
+    path.mkdir()
+    return path

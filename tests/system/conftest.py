@@ -1,0 +1,38 @@
+"""Fleets of real nodes for the system tests."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie.embedded.s3 import S3Server
+from tests.api import ApiServer, ApiUser
+from tests.system.fleet import Fleet
+
+
+def make_fleet(api: ApiUser, node_dir: Path, s3: S3Server, **how: Any) -> Fleet:
+    """A fleet on a queue of its own."""
+    return Fleet(api, node_dir, f"group-{uuid.uuid4().hex[:8]}", storage=s3.environment, **how)
+
+
+@pytest.fixture
+def fleet(api: ApiUser, node_dir: Path, s3: S3Server) -> Iterator[Fleet]:
+    """Nodes that lease over HTTP."""
+    fleet = make_fleet(api, node_dir, s3)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture(params=["http", "redis"])
+def any_fleet(
+    request: pytest.FixtureRequest, api: ApiUser, api_server: ApiServer, node_dir: Path, s3: S3Server
+) -> Iterator[Fleet]:
+    """Nodes that lease over HTTP, and once more nodes that lease straight from Redis."""
+    api_url = api_server.redis_url if request.param == "redis" else None
+    fleet = make_fleet(api, node_dir, s3, api_url=api_url)
+    yield fleet
+    fleet.close()
