@@ -9,7 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], description: str, *, timeout_s: float = 30.0, poll_s: float = 0.02) -> T:
+def wait_until(
+    predicate: Callable[[], T], description: str, *, timeout_s: float = 30.0, poll_s: float = 0.02
+) -> T:
     """The first truthy value of ``predicate``; fails with ``description`` after ``timeout_s`` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:

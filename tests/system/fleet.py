@@ -124,7 +124,9 @@ class Fleet:
             job = self.job(job_id)
             return job if job["status"] == status else None
 
-        return wait_until(reached, f"job is {status}\n{self.describe(job_id)}", timeout_s=timeout_s, poll_s=0.1)
+        return wait_until(
+            reached, f"job is {status}\n{self.describe(job_id)}", timeout_s=timeout_s, poll_s=0.1
+        )
 
     def wait_for(self, job_id: str, **fields: Any) -> dict[str, Any]:
         """The job once its fields have these values."""
