@@ -1,4 +1,4 @@
-"""The real parts that tests run against: Valkey, S3, the API under gunicorn. Each starts once per test process."""
+"""The real parts that tests run against: Valkey, S3, the API. Each starts once per test process."""
 
 from __future__ import annotations
 

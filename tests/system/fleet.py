@@ -1,4 +1,4 @@
-"""Real nodes: `kelpie worker` processes, each with a folder of its own, that a test may kill, pause and resume."""
+"""Real nodes: `kelpie worker` processes, each in a folder of its own, that a test may kill and pause."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _CHUNK = 64 * 1024
 
 
 class SlowProxy:
-    """Forwards to ``target`` (http://host:port); ``bytes_per_s`` bounds what clients send, None is no bound."""
+    """Forwards to ``target`` (http://host:port); ``bytes_per_s`` bounds what clients send, if set."""
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)

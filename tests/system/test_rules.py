@@ -87,7 +87,10 @@ def test_rule_02_completed_means_exit_0_and_the_data_is_in_the_bucket(
         "during": [up(bucket, "during/", "during")],
         "after": [up(bucket, "after/", "after")],
     }
-    script = "mkdir -p during after; echo last > during/ck; head -c 25000000 /dev/zero > after/big; echo r > after/r"
+    script = (
+        "mkdir -p during after; echo last > during/ck; "
+        "head -c 25000000 /dev/zero > after/big; echo r > after/r"
+    )
     job = any_fleet.submit(script, sync=sync)
     done = any_fleet.wait(job, "completed")
     # Looked at in the same instant as the status: nothing arrives later.
@@ -218,7 +221,7 @@ def test_rule_07_without_a_metadata_service_the_node_exits_with_the_documented_c
     node = fleet.node("bad")
     for _ in range(5):
         fleet.submit("exit 1")
-    assert wait_until(lambda: node.process.poll(), "the worker exits", timeout_s=60) == 86
+    assert wait_until(node.process.poll, "the worker exits", timeout_s=60) == 86
 
 
 def test_rule_08_jobs_are_kept_whatever_their_status_and_can_be_deleted(fleet: Fleet) -> None:
