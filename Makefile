@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check bench lock clean
+.PHONY: demo test lint types check docs bench lock clean
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -19,6 +19,9 @@ types: $(VENV)/dev.done
 	$(BIN)/mypy
 
 check: lint types test
+
+docs: $(VENV)/dev.done  ## Write the generated reference pages anew
+	$(BIN)/python docs/settings_reference.py
 
 bench: $(VENV)/dev.done  ## Print the benchmarks' figures
 	for script in tests/bench/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,256 @@
+"""The parts of a platform on one machine: the order they start and stop in, and what brings one back."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from kelpie.embedded import credentials as secrets_file
+from kelpie.embedded.options import DEFAULT_BUCKET, Options, Ready
+from kelpie.embedded.parts import Api, Node, PlatformProcess
+from kelpie.embedded.process_tree import kill_orphans, reap
+from kelpie.embedded.processes import Server, free_ports, is_free
+from kelpie.embedded.s3 import REGION, S3Server
+from kelpie.embedded.valkey import ValkeyServer
+from kelpie.errors import StartupError
+
+REPLACE_NODE_CODE = 86
+"""A worker's way to say that its node must be replaced by another (kelpie.cli.exit_codes)."""
+
+_BACKOFF_S = (1.0, 30.0)  # before the first restart, and the longest
+_STEADY_S = 60.0  # a part that ran this long has recovered: its backoff starts anew
+_QUICK_GRACE_S = 2.0
+_PART_GRACE_S = 8.0
+_LOG_BYTES = 10 * 1024 * 1024
+_LOG_CHECK_S = 10.0
+
+
+class Stack:
+    """Every process of the platform, supervised by the process that makes this. Not thread-safe."""
+
+    def __init__(self, options: Options, tell: Callable[..., None]) -> None:
+        self.options = options
+        self.tell = tell
+        self.data = Path(options.data)
+        self.logs = self.data / "logs"
+        self.parts: list[Server] = []  # in the order of their start
+        self._lock: IO[bytes] | None = None
+        self._revival = _Revival(options.node_restart_s)
+        self._logs_checked = time.monotonic()
+        self._node_count = options.nodes
+        self._node_environment: dict[str, str] = {}
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes among the parts."""
+        return [part for part in self.parts if isinstance(part, Node)]
+
+    def start(self, check: Callable[[], None]) -> dict[str, Any]:
+        """Start everything and wait until it serves; ``check`` may raise to give up. What to tell of it.
+
+        StartupError names what is wrong: the folder in use, the port taken, a server that does not start.
+        """
+        self._take_folder()
+        file = self.data / "credentials.json"
+        keys = secrets_file.load_or_create(file)
+        port = self.options.port or free_ports(1)[0]
+        if not is_free(port):
+            raise StartupError(f"port {port} is taken by another program; choose one with --port")
+        valkey = ValkeyServer(
+            self.data / "valkey", password=keys.redis_password, log=self.logs / "valkey.log"
+        )
+        s3 = S3Server(
+            self.data / "s3",
+            access_key=keys.s3_access_key,
+            secret_key=keys.s3_secret_key,
+            log=self.logs / "s3.log",
+        )
+        server_environment = {
+            "KELPIE_REDIS_URL": valkey.url,
+            "KELPIE_ADMIN_KEY": keys.admin_key,
+            "KELPIE_SHUTDOWN_GRACE_S": "5",
+            "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",  # receivers on this machine are what it is for
+        }
+        api = Api(self.data, log=self.logs / "api.log", port=port, environment=server_environment)
+        platform = PlatformProcess(self.data, log=self.logs / "platform.log", environment=server_environment)
+        self.tell("starting", name="servers")
+        self._launch(s3)  # the slowest: the others start meanwhile
+        self._launch(valkey)
+        valkey.wait_ready(check)
+        self._launch(api)
+        self._launch(platform)
+        api.wait_ready(check)
+        keys = secrets_file.ensure_user(file, keys, api.url)
+        s3.wait_ready(check)
+        s3.ensure_bucket(DEFAULT_BUCKET)
+        check()
+        self.tell("starting", name="nodes")
+        self._node_environment = {
+            **s3.environment,
+            "KELPIE_API_URL": api.url,
+            "KELPIE_API_KEY": keys.user_key,
+            **self.options.node_environment,
+        }
+        for number in range(1, self.options.nodes + 1):
+            self._launch(self._node(number))
+        return asdict(
+            Ready(
+                url=api.url,
+                key=keys.user_key,
+                admin_key=keys.admin_key,
+                queue=self.options.queue,
+                s3_endpoint=s3.endpoint,
+                s3_access_key=s3.access_key,
+                s3_secret_key=s3.secret_key,
+                s3_region=REGION,
+                bucket=DEFAULT_BUCKET,
+                nodes={node.name: node.pid for node in self.nodes},
+            )
+        )
+
+    def mend(self) -> None:
+        """Bring back what has died, in time; clean up after it; keep the logs within bounds. Quick."""
+        for part in list(self.parts):
+            if not part.running:
+                self._mend(part)
+        reap(self._known())
+        if time.monotonic() - self._logs_checked > _LOG_CHECK_S:
+            self._logs_checked = time.monotonic()
+            bound_logs(self.logs)
+
+    def stop(self, *, quick: bool, hurry: Callable[[], bool]) -> None:
+        """End everything: nodes (they hand their jobs back), platform, API, S3, Valkey.
+
+        ``quick``: with little patience. ``hurry`` is asked now and then whether to give up order.
+        """
+        nodes = self.nodes
+        servers = [part for part in self.parts if not isinstance(part, Node)]
+        order = {"platform": 0, "api": 1, "s3": 2, "valkey": 3}
+        stages: list[list[Server]] = [list(nodes)]
+        stages += [[part] for part in sorted(servers, key=lambda part: order[part.name])]
+        for stage in stages:
+            limits = [min(part.stop_grace_s, _PART_GRACE_S) for part in stage if not isinstance(part, Node)]
+            grace_s = max(
+                [*limits, *(node.stop_grace_s for node in stage if isinstance(node, Node))], default=0
+            )
+            if not _stop_together(stage, min(grace_s, _QUICK_GRACE_S) if quick else grace_s, hurry):
+                return
+
+    def close(self) -> None:
+        """Give the folder free. Everything has ended."""
+        for part in self.parts:
+            part.kill()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take_folder(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.logs.mkdir(exist_ok=True)
+        lock = (self.data / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StartupError(
+                f"{self.data} is in use by another `kelpie up`; stop it, or choose a folder with --data"
+            ) from None
+        self._lock = lock
+
+    def _launch(self, part: Server) -> None:
+        part.launch()
+        self.parts.append(part)
+
+    def _node(self, number: int) -> Node:
+        name = f"node-{number}"
+        return Node(
+            self.data / "nodes" / name,
+            name=name,
+            log=self.logs / f"{name}.log",
+            queue=self.options.queue,
+            environment=self._node_environment,
+        )
+
+    def _known(self) -> set[int]:
+        return {part.process.pid for part in self.parts if part.process is not None}
+
+    def _mend(self, part: Server) -> None:
+        if part.process is not None:  # it has just died
+            code, pid = part.process.returncode, part.pid
+            part.kill()
+            if isinstance(part, Node):
+                kill_orphans(part.marker, self._known())  # a machine's death takes all of its processes
+                if code == REPLACE_NODE_CODE:
+                    self._replace(part)
+                    return
+            wait_s = self._revival.schedule(part)
+            self.tell("exited", name=part.name, pid=pid, code=code, restart_in_s=wait_s)
+        elif self._revival.is_due(part):
+            part.launch()
+            self.tell("started", name=part.name, pid=part.pid)
+
+    def _replace(self, node: Node) -> None:
+        """Another node with a new name and empty folders, as a provider would give."""
+        self.parts.remove(node)
+        shutil.rmtree(node.directory.parent, ignore_errors=True)
+        self._node_count += 1
+        other = self._node(self._node_count)
+        self._launch(other)
+        self.tell("replaced", name=node.name, by=other.name, pid=other.pid)
+
+
+class _Revival:
+    """When a part that died is started again: at once at first, more and more slowly when it keeps dying."""
+
+    def __init__(self, node_restart_s: float) -> None:
+        self._node_restart_s = node_restart_s
+        self._due: dict[str, float] = {}
+        self._pause_s: dict[str, float] = {}
+        self._died: dict[str, float] = {}
+
+    def schedule(self, part: Server) -> float:
+        """Note that the part has died; in how many seconds it is due."""
+        now = time.monotonic()
+        first, longest = _BACKOFF_S
+        steady = now - self._died.get(part.name, -_STEADY_S) > _STEADY_S
+        pause_s = first if steady else min(longest, 2 * self._pause_s.get(part.name, first))
+        self._pause_s[part.name], self._died[part.name] = pause_s, now
+        if isinstance(part, Node):
+            pause_s = max(pause_s, self._node_restart_s)
+        self._due[part.name] = now + pause_s
+        return pause_s
+
+    def is_due(self, part: Server) -> bool:
+        """Whether its time has come."""
+        return time.monotonic() >= self._due.get(part.name, 0.0)
+
+
+def bound_logs(folder: Path) -> None:
+    """Halve what a log may take: one that has grown too large becomes ``….log.1`` and starts anew.
+
+    Copied and truncated, because its writer keeps it open; it appends, so it goes on at the new start.
+    """
+    for log in folder.glob("*.log"):
+        if log.stat().st_size > _LOG_BYTES:
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            os.truncate(log, 0)
+
+
+def _stop_together(stage: list[Server], grace_s: float, hurry: Callable[[], bool]) -> bool:
+    """SIGTERM to all of them, their grace, SIGKILL. False when asked to hurry meanwhile."""
+    for part in stage:
+        if part.running and part.process is not None:
+            part.process.terminate()
+    deadline = time.monotonic() + grace_s
+    while any(part.running for part in stage) and time.monotonic() < deadline:
+        if hurry():
+            return False
+        time.sleep(0.02)
+    for part in stage:
+        part.kill()
+    return True

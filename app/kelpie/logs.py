@@ -1,0 +1,71 @@
+"""Logs of every Kelpie process: one JSON line per event, or a human line when stderr is a terminal.
+
+The worker uses this module too, so it imports structlog and the standard library only. What other libraries
+write through :mod:`logging` (gunicorn, RQ, redis) comes out in the same form.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+"""The levels that :func:`configure` takes, in rising order."""
+
+SECRET_KEYS = frozenset(
+    {"admin_key", "api_key", "authorization", "key", "lease", "password", "secret", "token", "webhook_secret"}
+)
+"""Names of event fields whose value is never written."""
+
+
+def configure(level: str = "info") -> None:
+    """Send every log line at ``level`` (one of :data:`LEVELS`, in any case) or above to stderr.
+
+    Raises ValueError for an unknown level. May be called again; the last call wins.
+    """
+    if level.lower() not in LEVELS:
+        raise ValueError(f"unknown log level {level!r}; choose one of {', '.join(LEVELS)}")
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+    ]
+    rendering = _rendering(human=sys.stderr.isatty())
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries are chatty at info and debug; ours is what the level speaks of.
+    root.setLevel(max(threshold, logging.WARNING))
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor that hides the values of :data:`SECRET_KEYS`: the net below careful callers."""
+    for name in SECRET_KEYS & event.keys():
+        event[name] = "[redacted]"
+    return event
+
+
+def _rendering(*, human: bool) -> list[structlog.typing.Processor]:
+    # Tracebacks without local variables: those hold keys and secrets.
+    if human:
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
+from kelpie.job import JobStatus
+from kelpie_worker.attempt import Attempt, State
+from kelpie_worker.state import StateFile
+from kelpie_worker.stop import Stop
+from tests.unit.worker.doubles import MemoryEngine, MemoryQueue, MemorySync, settings, shell_job
+from tests.waiting import wait_until
+
+FOREVER = "trap 'exit 0' TERM; touch up; while :; do sleep 0.02; done"
+
+
+class Case:
+    """One attempt, driven in a thread that plays the worker's main thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.queue = MemoryQueue()
+        self.engine = MemoryEngine()
+        self.stop = Stop()
+        self.file = StateFile(folder / "state.json")
+        self.file.open()
+        self.attempt: Any = None
+        self.thread: threading.Thread | None = None
+
+    def begin(self, script: str, **values: Any) -> None:
+        self.attempt = Attempt(
+            shell_job(script, **values),
+            settings=settings(self.folder),
+            queue=self.queue,
+            engine=self.engine,
+            state=self.file,
+            stop=self.stop,
+        )
+
+        def drive() -> None:
+            self.attempt.run()
+            if self.attempt.finalizing:
+                self.attempt.finalize()
+
+        self.thread = threading.Thread(target=drive, daemon=True)
+        self.thread.start()
+
+    def end(self) -> State:
+        assert self.thread is not None
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        state: State = self.attempt.state
+        return state
+
+    def run(self, script: str, **values: Any) -> State:
+        self.begin(script, **values)
+        return self.end()
+
+    @property
+    def sync(self) -> MemorySync:
+        return self.engine.syncs[-1]
+
+    def jobs(self) -> Any:
+        return json.loads(self.file.path.read_text())["jobs"]
+
+    def wait_up(self) -> None:
+        wait_until((self.folder / "up").exists, "the command to be up")
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    case = Case(tmp_path)
+    yield case
+    case.file.close()
+
+
+def test_exit_0_is_reported_completed_after_every_step_of_the_data(case: Case) -> None:
+    assert case.run("exit 0") is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
+    assert case.sync.calls == ["download", "watch", "drain", "stage", "finalize", "clean"]
+    assert [(job["status"], job["exitCode"]) for job in case.jobs()] == [("completed", 0)]
+
+
+def test_heartbeats_run_from_the_lease_until_completed_is_answered(case: Case) -> None:
+    case.engine.blocks = {"download"}
+    case.begin("exit 0", heartbeat_interval=1)
+    wait_until(lambda: case.queue.beats >= 2, "heartbeats during the download")
+    case.engine.blocks = {"finalize"}
+    wait_until(lambda: case.attempt.state is State.FINALIZING, "finalizing")
+    beats = case.queue.beats
+    wait_until(lambda: case.queue.beats >= beats + 2, "heartbeats during the final upload")
+    case.queue.errors["completed"] = [UnavailableError("down")] * 3
+    case.engine.go.set()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [
+        ("exit 3", 3, "exit code 3"),
+        ("kill -9 $$", 137, "killed by signal 9 (SIGKILL)"),
+        ("kill -11 $$", 139, "killed by signal 11 (SIGSEGV)"),
+    ],
+)
+def test_a_bad_end_of_the_command_is_an_app_failure_after_what_changed_is_stored(
+    case: Case, script: str, code: int, reason: str
+) -> None:
+    assert case.run(script) is State.DONE
+    assert case.queue.reports == [("app_failed", "job-1", code, reason)]
+    assert case.sync.calls == ["download", "watch", "drain", "clean"]
+    assert case.attempt.node_bans == 1
+    assert [(job["status"], job["exitCode"]) for job in case.jobs()] == [("failed", code)]
+
+
+def test_a_missing_command_is_an_app_failure(case: Case) -> None:
+    assert case.run("", command="no-such-command") is State.DONE
+    ((outcome, _, code, reason),) = case.queue.reports
+    assert (outcome, code) == ("app_failed", 127)
+    assert "no-such-command" in reason
+
+
+@pytest.mark.parametrize("step", ["prepare", "download", "watch"])
+def test_without_its_data_the_command_never_starts(case: Case, step: str) -> None:
+    case.engine.fails = {step}
+    case.run("touch up")
+    assert case.queue.reports == [("sync_failed", "job-1", None, f"{step} failed")]
+    assert not (case.folder / "up").exists()
+
+
+@pytest.mark.parametrize("step", ["drain", "stage", "finalize"])
+def test_data_that_cannot_be_stored_fails_a_command_that_exited_0(case: Case, step: str) -> None:
+    case.engine.fails = {step}
+    assert case.run("exit 0") is State.DONE
+    assert case.queue.reports == [("sync_failed", "job-1", 0, f"{step} failed")]
+    assert case.sync.calls[-1] == "clean"
+
+
+def test_data_that_cannot_be_stored_does_not_hide_an_app_failure(case: Case) -> None:
+    case.engine.fails = {"drain"}
+    case.run("exit 4")
+    assert case.queue.reports == [("app_failed", "job-1", 4, "exit code 4")]
+
+
+def test_a_cancel_while_running_ends_the_command_and_nothing_is_reported(case: Case) -> None:
+    case.begin(FOREVER, heartbeat_interval=1)
+    case.wait_up()
+    case.queue.status, case.queue.reason = JobStatus.CANCELED, "canceled"
+    assert case.end() is State.ABANDONED  # though it exits 0
+    assert case.queue.reports == []
+    assert case.sync.calls == ["download", "watch", "clean"]
+    assert case.sync.abandoned
+    assert case.jobs() == []
+
+
+@pytest.mark.parametrize("step", ["download", "drain", "finalize"])
+def test_a_cancel_during_a_transfer_is_honoured(case: Case, step: str) -> None:
+    case.engine.blocks = {step}
+    case.begin("touch up", heartbeat_interval=1)
+    assert case.engine.blocked.wait(30)
+    case.queue.status, case.queue.reason = JobStatus.CANCELED, "canceled"
+    assert case.end() is State.ABANDONED
+    assert case.queue.reports == []
+    assert (case.folder / "up").exists() is (step != "download")
+
+
+def test_a_queue_out_of_reach_beyond_the_lease_abandons_a_running_job(case: Case) -> None:
+    case.begin(FOREVER, heartbeat_interval=1)
+    case.wait_up()
+    case.queue.down = UnavailableError("down")
+    assert case.end() is State.ABANDONED
+    assert case.queue.reports == []
+
+
+def test_a_result_outlives_an_outage_longer_than_the_lease(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    case.begin("exit 0", heartbeat_interval=1)
+    assert case.engine.blocked.wait(30)
+    case.queue.down = UnavailableError("down")
+    case.engine.go.set()
+    wait_until(lambda: case.attempt._heartbeat.remaining_s < -0.5, "the lease to be over")
+    case.queue.down = None
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
+
+
+@pytest.mark.parametrize("error", [LeaseLostError("x", reason="superseded"), NotFoundError("gone")])
+def test_a_lease_lost_at_the_last_moment_is_dropped_quietly(case: Case, error: Exception) -> None:
+    case.queue.errors["completed"] = [error]
+    assert case.run("exit 0") is State.ABANDONED
+    assert case.queue.reports == []
+
+
+def test_a_stop_gives_the_command_its_grace_stores_what_changed_and_releases(case: Case) -> None:
+    case.begin(FOREVER)
+    case.wait_up()
+    case.stop.request()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert case.sync.calls == ["download", "watch", "drain", "clean"]
+
+
+def test_a_stop_during_the_download_releases_at_once(case: Case) -> None:
+    case.engine.blocks = {"download"}
+    case.begin("touch up")
+    assert case.engine.blocked.wait(30)
+    case.stop.request()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert not (case.folder / "up").exists()
+
+
+def test_a_job_that_arrives_with_the_stop_is_released_untouched(case: Case) -> None:
+    case.stop.request()
+    assert case.run("touch up") is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert case.sync.calls == ["clean"]
+
+
+def test_a_stop_after_exit_0_still_completes_the_job(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    case.begin("exit 0")
+    assert case.engine.blocked.wait(30)
+    case.stop.request()
+    case.engine.go.set()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
+
+
+def test_a_second_stop_is_at_once_and_waits_for_no_release(case: Case) -> None:
+    case.begin("trap '' TERM; touch up; while :; do sleep 0.02; done")
+    case.wait_up()
+    case.stop.request()
+    case.stop.request()
+    assert case.end() is State.ABANDONED
+    assert case.queue.reports == []
+
+
+def test_a_second_stop_ends_the_wait_for_an_api_out_of_reach(case: Case) -> None:
+    case.queue.errors["completed"] = [UnavailableError("down")] * 10_000
+    case.begin("exit 0")
+    wait_until(lambda: case.attempt.state is State.REPORTING, "the report")
+    case.stop.request()
+    case.stop.request()
+    assert case.end() is State.ABANDONED
+
+
+def test_a_failure_to_clean_up_changes_no_result(case: Case) -> None:
+    case.engine.fails = {"clean"}
+    assert case.run("exit 0") is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
+
+
+def test_a_defect_counts_as_a_failure_and_harms_nothing_else(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: MemorySync) -> None:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr(MemorySync, "download", broken)
+    assert case.run("touch up") is State.DONE
+    assert case.queue.reports == [
+        ("sync_failed", "job-1", None, "internal error of the worker: RuntimeError")
+    ]
+
+
+def test_the_command_finds_itself_in_the_state_file(case: Case) -> None:
+    case.run('grep -q "\\"id\\": \\"$KELPIE_JOB_ID\\", \\"status\\": \\"running\\"" "$KELPIE_STATE_FILE"')
+    assert case.queue.reports == [("completed", "job-1")]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+import socket
+from pathlib import Path
+
+import pytest
+
+from kelpie.errors import StartupError
+from kelpie.job import LEGACY_KEYS
+from kelpie_worker.leased import LeasedJob
+from kelpie_worker.settings import Settings, settings_table
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert settings.machine_id == socket.gethostname()
+    assert (settings.container_group_id, settings.poll_wait_s, settings.max_job_failures) == (
+        "default",
+        10,
+        5,
+    )
+
+
+def test_a_variable_set_to_nothing_is_not_set() -> None:
+    assert Settings.from_env({"KELPIE_GRACE_S": "", "SALAD_MACHINE_ID": " "}) == Settings()
+
+
+@pytest.mark.parametrize("suffix", ["", "_NAME"])
+def test_both_names_of_the_salad_project_and_organization_are_accepted(suffix: str) -> None:
+    settings = Settings.from_env({f"SALAD_PROJECT{suffix}": "p", f"SALAD_ORGANIZATION{suffix}": "o"})
+    assert (settings.salad_project, settings.salad_organization) == ("p", "o")
+
+
+def test_the_providers_machine_id_wins_and_the_command_line_wins_over_both() -> None:
+    env = {"SALAD_MACHINE_ID": "salad", "KELPIE_MACHINE_ID": "mine", "KELPIE_CONTAINER_GROUP_ID": "q"}
+    assert Settings.from_env(env).machine_id == "salad"
+    settings = Settings.from_env(env, machine_id="option", container_group_id="queue")
+    assert (settings.machine_id, settings.container_group_id) == ("option", "queue")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KELPIE_GRACE_S", "soon"),
+        ("KELPIE_GRACE_S", "-1"),
+        ("KELPIE_GRACE_S", "nan"),
+        ("MAX_JOB_FAILURES", "0"),
+        ("MAX_JOB_FAILURES", "2.5"),
+        ("MAX_RETRIES", "many"),
+        ("KELPIE_HIDE_STORAGE_CREDENTIALS", "maybe"),
+        ("KELPIE_API_URL", "ftp://host"),
+        ("KELPIE_API_URL", "host:8080"),
+        ("KELPIE_IMDS_URL", "redis://host"),
+        ("KELPIE_LOG_LEVEL", "loud"),
+        ("KELPIE_ALLOWED_ROOTS", "relative"),
+        ("KELPIE_CHANGED_DURING_UPLOAD", "perhaps"),
+        ("KELPIE_MACHINE_ID", "a\nb"),
+        ("KELPIE_CONTAINER_GROUP_ID", "x" * 129),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=name):
+        Settings.from_env({name: value})
+
+
+def test_all_bad_values_are_named_at_once_and_no_secret_is() -> None:
+    with pytest.raises(StartupError) as caught:
+        Settings.from_env(
+            {"KELPIE_API_URL": "redis+x://:hunter2@h", "MAX_RETRIES": "x", "KELPIE_GRACE_S": "x"}
+        )
+    text = str(caught.value)
+    assert all(name in text for name in ("KELPIE_API_URL", "MAX_RETRIES", "KELPIE_GRACE_S"))
+    assert "hunter2" not in text
+
+
+def test_a_bad_option_is_named_as_the_option() -> None:
+    with pytest.raises(StartupError, match="--queue"):
+        Settings.from_env({}, container_group_id="x" * 129)
+
+
+def test_secrets_do_not_show_in_the_text_of_settings() -> None:
+    env = {"KELPIE_API_KEY": "hunter2", "SALAD_API_KEY": "hunter2", "KELPIE_API_URL": "redis://:hunter2@h"}
+    assert "hunter2" not in repr(Settings.from_env(env))
+
+
+def test_the_older_names_of_log_levels_are_understood() -> None:
+    assert [Settings.from_env({"KELPIE_LOG_LEVEL": x}).log_level for x in ("TRACE", "warn", "fatal")] == [
+        "debug",
+        "warning",
+        "critical",
+    ]
+
+
+def test_every_setting_has_a_name_and_a_help_and_is_in_the_table() -> None:
+    rows = list(settings_table())
+    names = [name for row in rows for name in row.env]
+    assert len(set(names)) == len(names)
+    assert all(row.env and row.help.endswith(".") for row in rows)
+    assert len(rows) == len(dataclasses.fields(Settings)) - 1 + len(dataclasses.fields(Settings().sync))
+
+
+def test_allowed_roots_are_a_list_of_paths() -> None:
+    assert Settings.from_env({"KELPIE_ALLOWED_ROOTS": "/a:/b"}).sync.allowed_roots == (Path("/a"), Path("/b"))
+
+
+def test_a_job_of_the_legacy_form_gets_a_plan_in_the_folders_of_the_settings() -> None:
+    settings = Settings.from_env({"INPUT_DIR": "/in", "CHECKPOINT_DIR": "/ck", "OUTPUT_DIR": "/out"})
+    wire = {"id": "j", "command": "true", "container_group_id": "q", "sync": None} | dict.fromkeys(
+        LEGACY_KEYS, "x"
+    )
+    sync = LeasedJob.from_wire(wire, settings).sync
+    assert [entry.local_path for entry in sync.before] == ["/in", "/ck"]
+    assert [entry.local_path for entry in sync.during] == ["/ck", "/out"]
+    assert [entry.local_path for entry in sync.after] == ["/out"]
+
+
+def test_the_text_of_a_leased_job_shows_neither_its_lease_nor_its_environment() -> None:
+    wire = {
+        "id": "j",
+        "command": "true",
+        "container_group_id": "q",
+        "lease": "hunter2",
+        "environment": {"A": "hunter2"},
+    }
+    assert "hunter2" not in repr(LeasedJob.from_wire(wire, Settings()))

@@ -1,0 +1,127 @@
+"""The heartbeat of one job: renews its lease from the grant until the last report is answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from kelpie.errors import KelpieError, LeaseLostError, NotFoundError, UnavailableError
+from kelpie.job import LIVE
+from kelpie_worker.backoff import Backoff
+from kelpie_worker.clock import lease_clock
+from kelpie_worker.leased import LeasedJob
+from kelpie_worker.queue import JobQueue
+
+_BEATS_PER_INTERVAL = 3
+"""A lease lasts two intervals: five beats may be lost in a row before it ends."""
+
+
+class Heartbeat:
+    """Renews one lease in a thread of its own, and answers whether the job may still write.
+
+    ``on_lost(reason)`` is called once, when the queue says that this attempt no longer holds the job.
+    ``on_unreachable()`` is called at every vain try beyond the end of the lease: the queue may by now have
+    given the job away, nobody can say. Both are called from any thread; the beats go on after
+    ``on_unreachable``.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        job: LeasedJob,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        on_lost: Callable[[str], None],
+        on_unreachable: Callable[[], None],
+        clock: Callable[[], float] = lease_clock,
+    ) -> None:
+        self._queue = queue
+        self._job = job
+        self._log = log
+        self._on_lost = on_lost
+        self._on_unreachable = on_unreachable
+        self._clock = clock
+        self._beating = threading.Lock()  # one beat at a time
+        self._stopped = threading.Event()
+        self._lost = False
+        self._failing = False
+        self._held_until = clock() + job.lease_s
+        self._thread = threading.Thread(target=self._run, name=f"heartbeat-{job.id}", daemon=True)
+
+    def start(self) -> None:
+        """Beat at once, then until :meth:`stop`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No beat starts after this."""
+        self._stopped.set()
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds for which nobody else can have been given the job; negative: the lease may be lost."""
+        return self._held_until - self._clock()
+
+    def may_write(self) -> bool:
+        """Whether this attempt holds the job now; asked before anything is written outside this node.
+
+        Costs nothing while the lease lasts. After a pause longer than the lease (SIGSTOP, a suspended
+        machine, an unreachable queue) the queue is asked first, whichever thread comes first.
+        """
+        if not self._lost and self.remaining_s <= 0:
+            self._beat()
+        return not self._lost and self.remaining_s > 0
+
+    def _run(self) -> None:
+        period_s = self._job.heartbeat_interval / _BEATS_PER_INTERVAL
+        backoff = Backoff(min(0.2, period_s), period_s)
+        pause_s = 0.0
+        while not self._stopped.wait(pause_s) and not self._lost:
+            if self._beat():
+                backoff.reset()
+                pause_s = period_s
+            else:
+                pause_s = backoff.pause_s()
+
+    def _beat(self) -> bool:
+        """One try to renew the lease; False when it got no answer."""
+        with self._beating:
+            if self._lost or self._stopped.is_set():
+                return True
+            sent = self._clock()  # the lease lasts from when the queue renewed it, which is later than this
+            try:
+                reply = self._queue.heartbeat(self._job)
+            except NotFoundError:
+                return self._lose("deleted")
+            except LeaseLostError as error:
+                return self._lose(error.reason)
+            except KelpieError as error:
+                self._note_failure(error)
+                answered = False
+            else:
+                if reply.status not in LIVE or reply.reason is not None:
+                    return self._lose(reply.reason or reply.status.value)
+                self._held_until = sent + self._job.lease_s
+                if self._failing:
+                    self._failing = False
+                    self._log.info("heartbeats are answered again")
+                answered = True
+            expired = self.remaining_s <= 0
+        if expired and not self._stopped.is_set():
+            self._on_unreachable()
+        return answered
+
+    def _lose(self, reason: str) -> bool:
+        self._lost = True
+        self._on_lost(reason)
+        return True
+
+    def _note_failure(self, error: KelpieError) -> None:
+        if self._failing:
+            return
+        self._failing = True
+        if isinstance(error, UnavailableError):
+            self._log.warning("heartbeat got no answer; trying again", error=str(error))
+        else:
+            self._log.error("heartbeat was refused; trying again", error=str(error))

@@ -1,0 +1,50 @@
+"""The metadata service of the node: asks the provider for another machine or a fresh container."""
+
+from __future__ import annotations
+
+import json
+
+import structlog
+import urllib3
+
+_TIMEOUT = urllib3.Timeout(connect=3, read=10)
+_TRIES = 3
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class MetadataService:
+    """SaladCloud's instance metadata service, or anything that answers like it.
+
+    See https://docs.salad.com (Instance Metadata Service): ``POST /v1/reallocate`` with a reason, ``POST
+    /v1/recreate`` and ``POST /v1/restart`` without; every request carries ``Metadata: true``.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=urllib3.Retry(_TRIES - 1, redirect=0))
+
+    def reallocate(self, reason: str) -> bool:
+        """Ask for this container to be moved to another machine; False: refused, or nobody is there."""
+        return self._post("/v1/reallocate", {"reason": reason[:1000]})
+
+    def recreate(self) -> bool:
+        """Ask for this container to be made anew from its image; False: refused, or nobody is there."""
+        return self._post("/v1/recreate", None)
+
+    def _post(self, path: str, body: dict[str, str] | None) -> bool:
+        headers = {"Metadata": "true", "Content-Type": "application/json"}
+        try:
+            answer = self._http.request(
+                "POST",
+                self._base_url + path,
+                body=None if body is None else json.dumps(body),
+                headers=headers,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            _log.warning("the metadata service cannot be reached", path=path, error=str(error))
+            return False
+        if answer.status >= 300:
+            _log.warning("the metadata service refused", path=path, status=answer.status)
+            return False
+        return True

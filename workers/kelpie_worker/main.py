@@ -1,0 +1,55 @@
+"""Puts a worker together and runs it."""
+
+from __future__ import annotations
+
+import structlog
+
+from kelpie import logs
+from kelpie.errors import StartupError
+from kelpie_worker.exit_codes import BAD_SETTINGS
+from kelpie_worker.http_queue import HttpQueue
+from kelpie_worker.imds import MetadataService
+from kelpie_worker.loop import Worker
+from kelpie_worker.queue import JobQueue
+from kelpie_worker.redis_queue import RedisQueue
+from kelpie_worker.settings import Settings
+from kelpie_worker.state import StateFile
+from kelpie_worker.stop import Stop
+from kelpie_worker.sync import SyncEngine
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Run a worker in the main thread until it is stopped or replaced; one of ``exit_codes``."""
+    logs.configure(settings.log_level)
+    stop = Stop()
+    stop.listen()
+    log = _log.bind(node=settings.machine_id)
+    try:
+        queue: JobQueue = RedisQueue(settings) if settings.direct else HttpQueue(settings)
+    except StartupError as error:
+        log.error("worker cannot start", error=str(error))  # noqa: TRY400  (a sentence, no traceback)
+        return BAD_SETTINGS
+    state = StateFile(settings.state_file)
+    engine = SyncEngine(settings.sync, state)
+    state.open()
+    log.info("worker started", queue=settings.container_group_id, direct=settings.direct)
+    try:
+        code = Worker(
+            settings=settings,
+            queue=queue,
+            engine=engine,
+            state=state,
+            imds=MetadataService(settings.imds_url),
+            stop=stop,
+        ).run()
+    except StartupError as error:
+        log.error("worker cannot work", error=str(error))  # noqa: TRY400  (as above)
+        code = BAD_SETTINGS
+    finally:
+        engine.close()
+        state.close()
+        queue.close()
+    log.info("worker stopped", exit_code=code)
+    return code

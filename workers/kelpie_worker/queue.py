@@ -1,0 +1,46 @@
+"""Where jobs come from and where their ends are told: what a worker needs of a queue."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kelpie.job import FinishReply, HeartbeatReply, Outcome
+from kelpie_worker.leased import LeasedJob
+
+MAX_REASON_LENGTH = 2000
+"""Characters of the reason of a failure, at most."""
+
+
+class JobQueue(Protocol):
+    """One queue, seen from one node. Every method may be called from any thread.
+
+    Every call is safe to repeat. All raise :class:`~kelpie.errors.UnavailableError` when the queue cannot be
+    reached (repeat the call later) and :class:`~kelpie.errors.ForbiddenError` or
+    :class:`~kelpie.errors.UnauthenticatedError` when the credentials are refused.
+    """
+
+    def lease(self, wait_s: float) -> LeasedJob | None:
+        """A job for this node, or None when none came within ``wait_s`` seconds.
+
+        A poll whose answer was lost is repeated as the same poll, so that it gets the job it was given.
+        """
+
+    def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
+        """Renew the lease. NotFoundError: the job was deleted."""
+
+    def completed(self, job: LeasedJob) -> FinishReply:
+        """Report that the command exited 0 and that all data is durable. LeaseLostError, NotFoundError."""
+
+    def failed(
+        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+    ) -> FinishReply:
+        """Report ``app_failed`` or ``sync_failed``. LeaseLostError, NotFoundError."""
+
+    def released(self, job: LeasedJob) -> FinishReply:
+        """Hand the job back in good order. LeaseLostError, NotFoundError."""
+
+    def stop_leasing(self) -> None:
+        """An open poll ends at once, with the job that it was given if any; later polls do not wait."""
+
+    def close(self) -> None:
+        """Let go of all connections."""
