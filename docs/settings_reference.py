@@ -1,10 +1,8 @@
-"""Writes docs/reference/settings.md from the settings themselves: `make docs`. A test holds that it is current."""
+"""Writes docs/reference/settings.md from the settings themselves: `make docs`. A test holds it current."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from pydantic import SecretStr
 
 from kelpie.config import ENV_PREFIX
 from kelpie.config import Settings as ServerSettings
@@ -18,7 +16,7 @@ def render() -> str:
     lines = [
         "# Settings",
         "",
-        "Everything is an environment variable, read once at start; a bad value is refused by name.",
+        "All are environment variables, read once at start; a bad value is refused by name.",
         "",
     ]
     lines += [
@@ -28,8 +26,7 @@ def render() -> str:
         "| --- | --- | --- |",
     ]
     for name, field in ServerSettings.model_fields.items():
-        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-        lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {_code(default)} | {field.description} |")
+        lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {_code(field.default)} | {field.description} |")
     lines += ["", "## `kelpie worker`", "", "| variable | default | meaning |", "| --- | --- | --- |"]
     for row in settings_table():
         names = ", ".join(f"`{name}`" for name in row.env)
@@ -37,8 +34,8 @@ def render() -> str:
         lines.append(f"| {names} | {_code(row.default)} | {row.help}{unit} |")
     lines += [
         "",
-        "Storage is configured as for every AWS SDK: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,",
-        "`AWS_ENDPOINT_URL_S3`, profiles, instance roles.",
+        "Storage is configured as for every AWS SDK: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,",
+        "`AWS_REGION`, `AWS_ENDPOINT_URL_S3`, profiles, instance roles.",
         "",
         "## The client and the command line",
         "",
