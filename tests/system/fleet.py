@@ -90,6 +90,9 @@ class Fleet:
             "KELPIE_API_KEY": api.key,
             "SALAD_CONTAINER_GROUP_ID": group,
             "KELPIE_GRACE_S": "2",
+            # Jobs of a few seconds rewrite their checkpoint all the time.
+            "FILE_WATCHER_DEBOUNCE_MS": "100",
+            "FILE_WATCHER_MAX_WAIT_MS": "200",
             # Nothing listens there: a node without a metadata service, at once rather than after a timeout.
             "KELPIE_IMDS_URL": "http://127.0.0.1:9",
             **storage,

@@ -124,7 +124,7 @@ def test_rule_04_a_job_goes_through_six_killed_nodes_and_completes_without_a_fai
     any_fleet: Fleet, s3: S3Server, bucket: str
 ) -> None:
     any_fleet.node("node-1")
-    job = any_fleet.submit(COUNT_TO.format(steps=70), sync=counting(bucket))
+    job = any_fleet.submit(COUNT_TO.format(steps=120), sync=counting(bucket))
     for lost in range(1, 7):
         seen = int(read(s3, bucket, "ck/count") or 0)
         any_fleet.wait_for(job, attempt=lost)
@@ -138,7 +138,7 @@ def test_rule_04_a_job_goes_through_six_killed_nodes_and_completes_without_a_fai
     assert done["num_failures"] == 0
     assert outcomes(done) == ["interrupted"] * 6 + ["completed"]
     assert [attempt["machine_id"] for attempt in done["attempts"]] == [f"node-{n}" for n in range(1, 8)]
-    assert read(s3, bucket, "out/result") == b"counted to 70\n"
+    assert read(s3, bucket, "out/result") == b"counted to 120\n"
 
 
 def test_rule_04_an_application_may_end_its_own_node(fleet: Fleet, s3: S3Server, bucket: str) -> None:
@@ -286,7 +286,7 @@ def test_rule_11_the_next_job_starts_while_the_last_one_uploads_in_parts(
             sync={"after": [up(bucket, "first/", "out")]},
         )
         second = fleet.submit(
-            "mkdir -p out; ls out | wc -l > out/found", sync={"after": [up(bucket, "second/", "out")]}
+            "found=$(ls out | wc -l); mkdir -p out; echo $found > out/found", sync={"after": [up(bucket, "second/", "out")]}
         )
         fleet.wait_for(second, attempt=1)
         assert fleet.job(first)["status"] == "running"  # still uploading

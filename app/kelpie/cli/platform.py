@@ -1,0 +1,38 @@
+"""``kelpie platform``: run what works behind the scenes."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(
+    "platform",
+    epilog="""\b
+Examples:
+  kelpie platform
+  KELPIE_REDIS_URL=redis://10.0.0.5:6379/0 KELPIE_WEBHOOK_WORKERS=4 kelpie platform
+
+\b
+Environment: KELPIE_REDIS_URL (redis://127.0.0.1:6379/0), KELPIE_WEBHOOK_WORKERS (1),
+KELPIE_WEBHOOK_TIMEOUT_S (10), KELPIE_WEBHOOK_ALLOW_PRIVATE (false), KELPIE_REAP_INTERVAL_S (0.5),
+KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30), KELPIE_LOG_LEVEL (info).
+
+\b
+Exit codes:
+   0  stopped in good order (SIGTERM, SIGINT)
+  69  Redis cannot be reached
+  78  a setting is wrong, or Redis is set up in a way that would lose jobs
+""",
+)
+def command() -> None:
+    """Deliver webhooks and free the jobs of lost nodes, until stopped."""
+    from kelpie.platform.startup import exit_codes, open_store, read_settings
+    from kelpie.platform.supervisor import Supervisor
+
+    with exit_codes("kelpie platform"):
+        settings = read_settings()
+        store = open_store(settings)
+        try:
+            Supervisor(settings, store).run()
+        finally:
+            store.close()

@@ -1,0 +1,94 @@
+"""``/jobs``: submit, see, cancel and delete jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from kelpie.http.auth import admin_only, authenticate
+from kelpie.http.context import principal, scope, services
+from kelpie.http.models import BatchBody, DeleteQuery, JobBody, JobQuery, JobsQuery
+from kelpie.http.openapi import JOBS, replies, spec
+from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
+
+Answer = Any  # whatever Flask makes a response of
+
+jobs = Blueprint("jobs", __name__, url_prefix="/jobs")
+jobs.before_request(authenticate)
+
+
+@jobs.post("")
+@spec.validate(resp=replies(HTTP_202=JobReply, HTTP_413=ErrorReply), tags=[JOBS], operation_id="submitJob")
+def submit(json: JobBody) -> Answer:
+    """Queue a job."""
+    [job] = services().store.submit(principal().user_id, [json.spec()])
+    return job.to_wire(), 202
+
+
+@jobs.post("/batch")
+@spec.validate(
+    resp=replies(HTTP_202=JobListReply, HTTP_413=ErrorReply), tags=[JOBS], operation_id="submitJobs"
+)
+def submit_batch(json: BatchBody) -> Answer:
+    """Queue up to 1000 jobs, all or none; the answer keeps their order."""
+    submitted = services().store.submit(principal().user_id, [body.spec() for body in json.root])
+    return [job.to_wire() for job in submitted], 202
+
+
+@jobs.get("")
+@spec.validate(resp=replies(HTTP_200=JobPageReply), tags=[JOBS], operation_id="listJobs")
+def listing(query: JobsQuery) -> Answer:
+    """One page of the caller's jobs by time of creation; the admin sees all users' jobs."""
+    page = services().store.list(
+        user_id=scope(),
+        status=query.status,
+        container_group_id=query.container_group_id,
+        page=max(query.page, 1),
+        page_size=query.page_size,
+        ascending=query.asc,
+    )
+    return {"_count": len(page), "jobs": [job.to_wire() for job in page]}
+
+
+@jobs.get("/<job_id>")
+@spec.validate(resp=replies(HTTP_200=JobReply, HTTP_404=ErrorReply), tags=[JOBS], operation_id="getJob")
+def get(job_id: str, query: JobQuery) -> Answer:
+    """One job; with `expand=attempts` also every attempt at it, oldest first."""
+    store = services().store
+    wire = store.get(job_id, user_id=scope()).to_wire()
+    if query.expand == "attempts":
+        wire["attempts"] = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
+    return wire
+
+
+@jobs.delete("/<job_id>")
+@spec.validate(
+    resp=replies(HTTP_200=MessageReply, HTTP_202=MessageReply, HTTP_404=ErrorReply, HTTP_409=ErrorReply),
+    tags=[JOBS],
+    operation_id="deleteJob",
+)
+def delete(job_id: str, query: DeleteQuery) -> Answer:
+    """Cancel a job (202); with `purge=true` delete it and its records for good (200)."""
+    if query.purge:
+        services().store.purge(job_id, user_id=scope())
+        return {"message": "Job deleted"}
+    services().store.cancel(job_id, user_id=scope())
+    return {"message": "Job canceled"}, 202
+
+
+@jobs.delete("/container-groups/<path:container_group_id>")
+@spec.validate(resp=replies(HTTP_200=CountReply), tags=[JOBS], operation_id="clearQueue")
+def clear_group(container_group_id: str) -> Answer:
+    """Remove the caller's pending jobs of a container group, and cancel the running ones."""
+    group = container_group_id.removesuffix("/")
+    return {"count": services().store.clear_group(principal().user_id, group)}
+
+
+@jobs.delete("")
+@admin_only
+@spec.validate(resp=replies(HTTP_204=None), tags=[JOBS], operation_id="deleteAllJobs")
+def purge_all() -> Answer:
+    """Delete every job of every user (admin)."""
+    services().store.purge_all()
+    return "", 204

@@ -1,0 +1,305 @@
+"""What clients may send, as pydantic models: they validate, and they make /openapi.json.
+
+Strict: "3" is no integer and 1 is no boolean. Unknown keys are ignored, a null optional key is absent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from kelpie.http import patterns
+from kelpie.job import (
+    LEGACY_KEYS,
+    MAX_BATCH,
+    Direction,
+    JobSpec,
+    JobStatus,
+    LegacySync,
+    Outcome,
+    Sync,
+    SyncEntry,
+)
+
+MAX_COMMAND_BYTES = 1024 * 1024
+"""The command, its arguments and its environment together, well below what Linux passes to a program."""
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("it contains a NUL character, which no program can be given")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("it contains a control character")
+    return value
+
+
+def _folder(value: str) -> str:
+    """A prefix names a folder: it ends in a slash, unless it is the whole bucket."""
+    return value if not value or value.endswith("/") else value + "/"
+
+
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"it is not a URL: {error}") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("it must be a URL that begins with http:// or https:// and names a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it must not contain a user name or password")
+    if not value.isascii() or any(character <= " " or character == "\\" for character in value):
+        raise ValueError("it must be ASCII without spaces, control characters or backslashes")
+    return value
+
+
+def _variable(value: str) -> str:
+    if "=" in value or "\0" in value:
+        raise ValueError("the name of a variable contains neither = nor NUL")
+    return value
+
+
+Argument = Annotated[str, Field(max_length=131_000), AfterValidator(_no_nul)]
+Variable = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_variable)]
+GroupId = Annotated[
+    str,
+    Field(min_length=1, max_length=256, description="Names the queue."),
+    AfterValidator(_printable),
+]
+MachineId = Annotated[
+    str, Field(min_length=1, max_length=128, description="Names the node."), AfterValidator(_printable)
+]
+Bucket = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+Prefix = Annotated[
+    str,
+    Field(max_length=1024, description="A / is added at the end when it is missing."),
+    AfterValidator(_printable),
+    AfterValidator(_folder),
+]
+LocalPath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_no_nul)]
+Pattern = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=patterns.MAX_PATTERN_CHARS,
+        description="A regular expression in ECMAScript syntax, searched in the path relative to the folder.",
+    ),
+    AfterValidator(patterns.check),
+]
+Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
+LabelName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_printable)]
+LabelValue = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
+
+
+class Body(BaseModel):
+    """A JSON object that somebody sends."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Query(BaseModel):
+    """The query string of a request: everything in it is text, so numbers are read from text."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class SyncEntryBody(Body):
+    """One folder ↔ bucket/prefix pair."""
+
+    bucket: Bucket
+    prefix: Prefix
+    local_path: LocalPath
+    pattern: Pattern | None = None
+
+    def entry(self, direction: Direction) -> SyncEntry:
+        """As plain data."""
+        return SyncEntry(self.bucket, self.prefix, self.local_path, direction, self.pattern)
+
+
+class DownloadBody(SyncEntryBody):
+    """A folder that is filled before the command runs."""
+
+    direction: Literal["download"]
+
+
+class UploadBody(SyncEntryBody):
+    """A folder whose files are stored."""
+
+    direction: Literal["upload"]
+
+
+MAX_ENTRIES = 100
+
+
+class SyncBody(Body):
+    """What a job brings and what it leaves. An empty object: queue only."""
+
+    before: Annotated[list[DownloadBody], Field(max_length=MAX_ENTRIES)] | None = None
+    during: Annotated[list[UploadBody], Field(max_length=MAX_ENTRIES)] | None = None
+    after: Annotated[list[UploadBody], Field(max_length=MAX_ENTRIES)] | None = None
+
+    def plan(self) -> Sync:
+        """As plain data."""
+        return Sync(
+            before=tuple(entry.entry(Direction.DOWNLOAD) for entry in self.before or ()),
+            during=tuple(entry.entry(Direction.UPLOAD) for entry in self.during or ()),
+            after=tuple(entry.entry(Direction.UPLOAD) for entry in self.after or ()),
+        )
+
+
+class JobBody(Body):
+    """A job to be done. Exactly one of `sync` and the six legacy keys (`input_bucket` …) is given."""
+
+    command: Annotated[str, Field(min_length=1, max_length=131_000), AfterValidator(_no_nul)]
+    arguments: Annotated[list[Argument], Field(max_length=10_000)] | None = None
+    environment: Annotated[dict[Variable, Argument], Field(max_length=1000)] | None = None
+    container_group_id: GroupId
+    max_failures: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    heartbeat_interval: (
+        Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them.")] | None
+    ) = None
+    webhook: Webhook | None = None
+    compression: Annotated[bool, Field(description="Store objects as gzip, key + .gz.")] | None = None
+    sync: SyncBody | None = None
+    input_bucket: Bucket | None = None
+    input_prefix: Prefix | None = None
+    checkpoint_bucket: Bucket | None = None
+    checkpoint_prefix: Prefix | None = None
+    output_bucket: Bucket | None = None
+    output_prefix: Prefix | None = None
+    priority: Annotated[int, Field(ge=0, le=255, description="Higher is leased first.")] | None = None
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_plan(self) -> Self:
+        given = [name for name in LEGACY_KEYS if getattr(self, name) is not None]
+        if self.sync is not None and given:
+            raise ValueError(f"sync and {given[0]} exclude each other; give one of them")
+        if self.sync is None and len(given) < len(LEGACY_KEYS):
+            missing = [name for name in LEGACY_KEYS if name not in given]
+            what = "sync is missing ({} means: queue only)" if not given else f"{missing[0]} is missing"
+            raise ValueError(f"{what}; give sync, or all six of {', '.join(LEGACY_KEYS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_a_program(self) -> Self:
+        texts = [self.command, *(self.arguments or ())]
+        for name, value in (self.environment or {}).items():
+            texts += (name, value)
+        if sum(len(text.encode()) for text in texts) > MAX_COMMAND_BYTES:
+            raise ValueError(
+                f"command, arguments and environment together are longer than {MAX_COMMAND_BYTES} bytes"
+            )
+        return self
+
+    def spec(self) -> JobSpec:
+        """As plain data, with the defaults of whatever is absent."""
+        wire: dict[str, Any] = self.model_dump(exclude={"sync", *LEGACY_KEYS}, exclude_none=True)
+        plan: dict[str, Any] = (
+            {"sync": self.sync.plan()} if self.sync is not None else {"legacy": self._legacy()}
+        )
+        wire["arguments"] = tuple(wire.get("arguments", ()))
+        return JobSpec(**wire, **plan)
+
+    def _legacy(self) -> LegacySync:
+        return LegacySync(**{name: getattr(self, name) for name in LEGACY_KEYS})
+
+
+class BatchBody(RootModel[Annotated[list[JobBody], Field(min_length=1, max_length=MAX_BATCH)]]):
+    """Jobs that are queued together, or not at all."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class ReportBody(Body):
+    """Who reports: the node, and the lease that it was given with the job."""
+
+    machine_id: MachineId
+    container_group_id: GroupId
+    lease: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=256,
+                description="The secret that came with the job. With it, the lease alone is judged.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class FailureBody(ReportBody):
+    """A failure, and what is known of it."""
+
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    reason: Annotated[str, Field(max_length=2000)] | None = None
+    outcome: Literal["app_failed", "sync_failed"] | None = None
+
+    @property
+    def kind(self) -> Outcome:
+        """The outcome that is reported."""
+        return Outcome(self.outcome or Outcome.APP_FAILED)
+
+
+class UserBody(Body):
+    """A user to be made."""
+
+    username: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+
+
+class TokenBody(Body):
+    """What an API key is bound to."""
+
+    org_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+    project_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+
+
+class JobsQuery(Query):
+    """Which jobs are listed."""
+
+    status: JobStatus | None = None
+    container_group_id: GroupId | None = None
+    page_size: Annotated[int, Field(ge=1, le=1000)] = 100
+    page: Annotated[int, Field(ge=-(2**31), le=1_000_000, description="1, 2, 3 …; less means 1.")] = 1
+    asc: Annotated[bool, Field(description="Oldest first.")] = False
+
+
+class JobQuery(Query):
+    """What is added to a job."""
+
+    expand: Literal["attempts"] | None = None
+
+
+class DeleteQuery(Query):
+    """How a job is deleted."""
+
+    purge: Annotated[bool, Field(description="Delete the job and its records for good.")] = False
+
+
+class WorkQuery(Query):
+    """Who asks for work, and how long the answer may take."""
+
+    machine_id: MachineId
+    container_group_id: GroupId
+    wait: Annotated[
+        float, Field(ge=0, le=20, allow_inf_nan=False, description="Long poll: seconds to wait for a job.")
+    ] = 0
+
+
+class WorkHeaders(Query):
+    """How a poll is recognized when it is repeated."""
+
+    idempotency_key: Annotated[
+        Annotated[str, Field(min_length=16, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None,
+        Field(
+            alias="Idempotency-Key",
+            description="The same key again, after a lost answer, gives the same job and the same lease.",
+        ),
+    ] = None

@@ -1,0 +1,103 @@
+"""One description of the API: the models that validate requests also make /openapi.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from flask import Flask, request
+from pydantic import BaseModel, ValidationError
+from spectree import Response, SpecTree, Tag
+from spectree.models import InType, SecureType, SecurityScheme, SecuritySchemeData
+from spectree.plugins.flask_plugin import FlaskPlugin
+from werkzeug.exceptions import RequestEntityTooLarge
+
+import kelpie
+from kelpie.http.auth import KEY_HEADER
+from kelpie.http.errors import invalid
+from kelpie.http.models import BatchBody, Query
+from kelpie.http.replies import ErrorReply
+
+OPENAPI_PATH = "/openapi.json"
+KEY_SCHEME = "ApiKey"
+
+JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
+WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
+USERS = Tag(name="Users", description="Users and their API keys.")
+HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
+
+
+class StrictFlask(FlaskPlugin):
+    """Hands validated models to views; what is wrong is raised as InvalidInputError.
+
+    SpecTree's own way takes malformed JSON for an empty object. Ours reads the body as it came, whatever its
+    content type, and holds only requests against the models: replies are held against theirs by tests.
+    """
+
+    def validate(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call ``func`` with the models that its annotations ask for."""
+        # The base class passes 11 positional arguments about models and hooks, all of which the annotations
+        # tell too; what views take from their path comes by name.
+        del args
+        hints = get_type_hints(func)
+        if query := hints.get("query"):
+            kwargs["query"] = _model(query, request.args.to_dict())
+        if headers := hints.get("headers"):
+            kwargs["headers"] = _model(headers, dict(request.headers.items()))
+        if json := hints.get("json"):
+            kwargs["json"] = _body(json)
+        return func(**kwargs)
+
+    def register_route(self, app: Flask) -> None:
+        """Serve the description; the page that shows it belongs to the pages."""
+        app.add_url_rule(OPENAPI_PATH, "openapi", lambda: app.json.response(self.spectree.spec))
+
+
+def _model(model: type[Query], values: dict[str, str]) -> BaseModel:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+def _body(model: type[BaseModel]) -> BaseModel:
+    body = request.get_data(cache=False)
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(body) >= limit:
+        raise RequestEntityTooLarge  # sent in chunks, so nobody knew; what we have of it ends at the limit
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error, batch=issubclass(model, BatchBody)) from None
+
+
+def replies(**models: Any) -> Response:
+    """What a view answers: ``HTTP_200=Model`` …, and how it refuses."""
+    refusals = {f"HTTP_{status}": ErrorReply for status in (401, 403, 503)}
+    return Response(**(refusals | models))
+
+
+def _name(model: Any) -> str:
+    return str(model.__name__)
+
+
+spec = SpecTree(
+    backend=StrictFlask,
+    mode="strict",
+    naming_strategy=_name,
+    nested_naming_strategy=lambda _parent, child: child,
+    validation_error_status=400,
+    validation_error_model=ErrorReply,
+    title="Kelpie",
+    description="Shepherds long-running jobs to completion on machines that may vanish at any second.",
+    version=kelpie.__version__,
+    path="docs",
+    security_schemes=[
+        SecurityScheme(
+            name=KEY_SCHEME,
+            data=SecuritySchemeData(type=SecureType.API_KEY, name=KEY_HEADER, field_in=InType.HEADER),
+        )
+    ],
+    security={KEY_SCHEME: []},
+)
+"""Decorate a view with ``spec.validate`` to validate its requests and to describe it."""

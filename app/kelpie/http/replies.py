@@ -1,0 +1,195 @@
+"""What clients get, as pydantic models: they make /openapi.json, and tests hold every answer against them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
+
+from kelpie.job import JobStatus, Outcome
+
+Time = Annotated[AwareDatetime, Field(description="ISO-8601 UTC with milliseconds and Z.")]
+
+
+class Reply(BaseModel):
+    """A JSON object that we send."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FieldError(Reply):
+    """One wrong field."""
+
+    path: Annotated[str, Field(examples=["sync.before.0.bucket"])]
+    message: str
+
+
+class ErrorReply(Reply):
+    """A refusal."""
+
+    error: Annotated[str, Field(description="A short title.")]
+    message: Annotated[str, Field(description="What was wrong, and what to do.")]
+    errors: Annotated[list[FieldError] | None, Field(description="Each wrong field of an invalid input.")] = (
+        None
+    )
+    index: Annotated[int | None, Field(description="The place of the first bad job of a batch.")] = None
+    reason: Annotated[
+        Literal["superseded", "canceled", "completed", "failed", "not_holder", "closed"] | None,
+        Field(description="Why the caller does not hold the job."),
+    ] = None
+    request_id: Annotated[str | None, Field(description="Names an internal error in the server's log.")] = (
+        None
+    )
+
+
+class SyncEntryReply(Reply):
+    """One folder ↔ bucket/prefix pair."""
+
+    bucket: str
+    prefix: str
+    local_path: str
+    direction: Literal["download", "upload"]
+    pattern: str | None = None
+
+
+class SyncReply(Reply):
+    """What a job brings and what it leaves."""
+
+    before: list[SyncEntryReply] | None = None
+    during: list[SyncEntryReply] | None = None
+    after: list[SyncEntryReply] | None = None
+
+
+class AttemptReply(Reply):
+    """One lease from grant to end."""
+
+    attempt: int
+    machine_id: str
+    start: Time
+    end: Time | None
+    outcome: Outcome | None
+    exit_code: int | None
+    reason: str | None
+    last_heartbeat: Time | None
+
+
+class JobReply(Reply):
+    """A job. With `sync` the six legacy keys are absent; with them `sync` is null."""
+
+    id: UUID
+    user_id: UUID
+    command: str
+    arguments: list[str]
+    environment: dict[str, str]
+    container_group_id: str
+    max_failures: int
+    heartbeat_interval: Annotated[int, Field(description="Seconds.")]
+    webhook: str | None
+    compression: bool
+    sync: SyncReply | None
+    input_bucket: str | None = None
+    input_prefix: str | None = None
+    checkpoint_bucket: str | None = None
+    checkpoint_prefix: str | None = None
+    output_bucket: str | None = None
+    output_prefix: str | None = None
+    priority: int
+    labels: dict[str, str]
+    status: JobStatus
+    created: Time
+    started: Time | None
+    completed: Time | None
+    canceled: Time | None
+    failed: Time | None
+    heartbeat: Time | None
+    num_failures: int
+    num_heartbeats: int
+    machine_id: Annotated[str | None, Field(description="The node of the last attempt.")]
+    attempt: Annotated[int, Field(description="The number of the last attempt; 0 before the first.")]
+    waiting_for: Annotated[str | None, Field(description="Why a live job is not running now.")]
+    attempts: Annotated[list[AttemptReply] | None, Field(description="Only with ?expand=attempts.")] = None
+
+
+class JobListReply(RootModel[list[JobReply]]):
+    """The jobs of a batch, in its order."""
+
+
+class JobPageReply(Reply):
+    """One page of jobs."""
+
+    count: Annotated[int, Field(alias="_count", description="Jobs of this page.")]
+    jobs: list[JobReply]
+
+
+class WorkReply(JobReply):
+    """A job with the right to run it."""
+
+    lease: Annotated[str, Field(description="The secret of this attempt; shown with every report.")]
+    lease_expires: Time
+    fence: Annotated[int, Field(description="Strictly increasing over all leases of the queue.")]
+
+
+class WorkListReply(RootModel[list[WorkReply]]):
+    """One job or none."""
+
+
+class MessageReply(Reply):
+    """It is done."""
+
+    message: str
+
+
+class CountReply(Reply):
+    """How many were touched."""
+
+    count: int
+
+
+class HeartbeatReply(Reply):
+    """Go on, or stop and why: `canceled` when the caller does not hold the job (any more)."""
+
+    status: JobStatus
+    reason: str | None
+    lease_expires: Time | None
+
+
+class FailureReply(MessageReply):
+    """The failure is counted."""
+
+    status: JobStatus
+    num_failures: int
+    node_bans: Annotated[int, Field(description="Live jobs that the node is banned from.")]
+    reallocate: Annotated[bool, Field(description="The node should ask for its own replacement.")]
+
+
+class UserReply(Reply):
+    """A user."""
+
+    id: UUID
+    username: str
+    created: Time
+
+
+class TokenReply(Reply):
+    """An API key, shown once."""
+
+    token: str
+
+
+class CallerReply(Reply):
+    """The caller."""
+
+    id: UUID
+    username: str
+    created: Time
+    org_name: str | None
+    project_name: str | None
+    is_admin: bool
+    webhook_secret: Annotated[str, Field(description="Verifies the webhooks of this user's jobs.")]
+
+
+class HealthReply(Reply):
+    """It works."""
+
+    status: Literal["ok"]

@@ -1,0 +1,92 @@
+"""What nodes call: ``/work`` and the reports on a job."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from flask import Blueprint
+
+from kelpie.http.auth import authenticate
+from kelpie.http.context import principal, scope, services
+from kelpie.http.models import FailureBody, ReportBody, WorkHeaders, WorkQuery
+from kelpie.http.openapi import WORK, replies, spec
+from kelpie.http.replies import ErrorReply, FailureReply, HeartbeatReply, MessageReply, WorkListReply
+from kelpie.job import Holder, Outcome, iso
+
+Answer = Any  # whatever Flask makes a response of
+
+work = Blueprint("work", __name__)
+work.before_request(authenticate)
+
+REFUSALS = {"HTTP_404": ErrorReply, "HTTP_409": ErrorReply}
+
+
+@work.get("/work")
+@spec.validate(resp=replies(HTTP_200=WorkListReply), tags=[WORK], operation_id="leaseJob")
+def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
+    """A list of one job, leased to this node, or of none when none came within `wait` seconds."""
+    leased = services().poller.poll(
+        principal().user_id,
+        query.container_group_id,
+        query.machine_id,
+        headers.idempotency_key or uuid.uuid4().hex,
+        query.wait,
+    )
+    return [leased.to_wire()] if leased else []
+
+
+@work.post("/jobs/<job_id>/heartbeat")
+@spec.validate(
+    resp=replies(HTTP_200=HeartbeatReply, HTTP_404=ErrorReply), tags=[WORK], operation_id="heartbeat"
+)
+def heartbeat(job_id: str, json: ReportBody) -> Answer:
+    """Renew the lease. The answer `canceled` means: stop, you do not hold this job (any more)."""
+    reply = services().store.heartbeat(job_id, _holder(json), user_id=scope())
+    return {
+        "status": reply.status.value,
+        "reason": reply.reason,
+        "lease_expires": iso(reply.lease_expires),
+    }
+
+
+@work.post("/jobs/<job_id>/completed")
+@spec.validate(resp=replies(HTTP_200=MessageReply, **REFUSALS), tags=[WORK], operation_id="reportCompleted")
+def completed(job_id: str, json: ReportBody) -> Answer:
+    """The command exited 0 and its data is stored."""
+    services().store.finish(job_id, _holder(json), Outcome.COMPLETED, user_id=scope())
+    return {"message": "Completed reported"}
+
+
+@work.post("/jobs/<job_id>/failed")
+@spec.validate(resp=replies(HTTP_202=FailureReply, **REFUSALS), tags=[WORK], operation_id="reportFailed")
+def failed(job_id: str, json: FailureBody) -> Answer:
+    """The command failed, or its data could not be moved: it counts, and the job goes to another node."""
+    reply = services().store.finish(
+        job_id,
+        _holder(json),
+        json.kind,
+        exit_code=json.exit_code,
+        reason=json.reason,
+        user_id=scope(),
+    )
+    return {
+        "message": "Failure reported",
+        "status": reply.status.value,
+        "num_failures": reply.num_failures,
+        "node_bans": reply.node_bans,
+        "reallocate": reply.reallocate,
+    }, 202
+
+
+@work.post("/jobs/<job_id>/released")
+@spec.validate(resp=replies(HTTP_200=MessageReply, **REFUSALS), tags=[WORK], operation_id="releaseJob")
+def released(job_id: str, json: ReportBody) -> Answer:
+    """The node hands the job back in good order: nothing is counted, another node may have it at once."""
+    services().store.finish(job_id, _holder(json), Outcome.RELEASED, user_id=scope())
+    return {"message": "Release reported"}
+
+
+def _holder(report: ReportBody) -> Holder:
+    # Every API key is a user's: he may report by hand on a job of his that nobody holds.
+    return Holder(node=report.machine_id, lease=report.lease, may_report_unheld=True)

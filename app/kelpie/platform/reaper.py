@@ -1,0 +1,26 @@
+"""The reaper: gives the jobs of lost nodes back to their queues when their leases have expired."""
+
+from __future__ import annotations
+
+import structlog
+
+from kelpie.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Reaper:
+    """Looks after the queues that nobody polls; a poll reaps its own queue."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def tick(self) -> int:
+        """Reap every queue; returns how many leases had expired. Raises UnavailableError."""
+        reaped = 0
+        for queue in self._store.queues():
+            found = self._store.reap(queue)
+            if found:
+                log.info("leases expired", queue=queue.container_group_id, user_id=queue.user_id, count=found)
+            reaped += found
+        return reaped

@@ -1,0 +1,184 @@
+"""The API as the process that operators run: its start, its log and its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+import urllib3
+
+from kelpie.embedded.processes import LOOPBACK
+from kelpie.embedded.valkey import ValkeyServer
+from tests.api import ApiServer, ApiUser, environment_without_kelpie
+from tests.factories import job_body
+from tests.waiting import wait_until
+
+KEY = "k" * 40
+
+
+@pytest.fixture
+def server(valkey: ValkeyServer, tmp_path: Path) -> Iterator[ApiServer]:
+    """An API of this test alone."""
+    with ApiServer(valkey.url, tmp_path, KELPIE_LOG_LEVEL="debug") as server:
+        yield server
+
+
+def start(**settings: str) -> subprocess.CompletedProcess[str]:
+    """Run `kelpie api` that cannot start, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "kelpie.cli", "api", "--bind", f"{LOOPBACK}:0", "--workers", "1"],
+        env=environment_without_kelpie() | {"KELPIE_ADMIN_KEY": KEY} | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_short_admin_key_is_refused_by_name_and_not_shown(valkey: ValkeyServer) -> None:
+    ended = start(KELPIE_REDIS_URL=valkey.url, KELPIE_ADMIN_KEY="swordfish")
+    assert ended.returncode == 78
+    assert "KELPIE_ADMIN_KEY" in ended.stderr
+    assert "swordfish" not in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_wrong_settings_are_all_refused_by_name() -> None:
+    ended = start(KELPIE_MAX_BODY_BYTES="many", KELPIE_REDIS_URL="http://x")
+    assert ended.returncode == 78
+    assert "KELPIE_MAX_BODY_BYTES" in ended.stderr
+    assert "KELPIE_REDIS_URL" in ended.stderr
+
+
+def test_redis_away_for_too_long_ends_the_start_with_its_own_code() -> None:
+    ended = start(KELPIE_REDIS_URL="redis://127.0.0.1:1/0", KELPIE_REDIS_WAIT_S="1")
+    assert ended.returncode == 69
+    assert "Redis" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_redis_that_would_evict_jobs_is_refused(valkey: ValkeyServer) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    ended = start(KELPIE_REDIS_URL=valkey.url)
+    assert ended.returncode == 78
+    assert "noeviction" in ended.stderr
+
+
+def test_an_api_that_starts_before_redis_waits_for_it(tmp_path: Path) -> None:
+    broker = ValkeyServer(tmp_path / "valkey")
+    with broker:
+        url = broker.url
+        broker.stop()
+        server = ApiServer(url, tmp_path)
+        server.launch()
+        try:
+            wait_until(lambda: "cannot be reached yet" in server.log.read_text(), "the API waits")
+            broker.start()
+            server.wait_ready()
+        finally:
+            server.stop()
+
+
+def test_the_admins_key_in_the_environment_replaces_the_last_one(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    server = ApiServer(valkey.url, tmp_path)
+    old = server.admin_key
+    with server:
+        assert server.admin().ok("GET", "/users/me")["is_admin"]
+    server.admin_key = "n" * 40
+    with server:
+        assert server.admin().ok("GET", "/users/me")["is_admin"]
+        assert ApiUser(server, old).request("GET", "/users/me")[0] == 403
+
+
+def test_a_taken_address_ends_the_start(server: ApiServer) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "kelpie.cli",
+        "api",
+        "--bind",
+        f"{LOOPBACK}:{server.port}",
+        "--workers",
+        "1",
+    ]
+    env = environment_without_kelpie() | {
+        "KELPIE_REDIS_URL": server.redis_url,
+        "KELPIE_ADMIN_KEY": server.admin_key,
+    }
+    ended = subprocess.run(argv, env=env, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 1
+
+
+def test_the_log_has_every_request_and_no_secret(server: ApiServer) -> None:
+    user = server.new_user()
+    job = user.submit(job_body(environment={"TOKEN": "hush-hush"}))
+    request_id = "poll-0123456789abcdef"
+    path = f"/work?machine_id=node-secret&container_group_id={job['container_group_id']}"
+    [leased] = user.ok("GET", path, headers={"Idempotency-Key": request_id})
+    report = {"machine_id": "node-secret", "container_group_id": "g", "lease": leased["lease"]}
+    user.ok("POST", f"/jobs/{job['id']}/completed", json=report)
+    wait_until(lambda: f"/jobs/{job['id']}/completed" in server.log.read_text(), "the request is logged")
+    log = server.log.read_text()
+    assert '"path": "/work"' in log
+    for secret in (user.key, server.admin_key, leased["lease"], request_id, "hush-hush", "node-secret"):
+        assert secret not in log
+
+
+def test_idle_connections_do_not_hold_up_the_end(server: ApiServer) -> None:
+    with urllib3.HTTPConnectionPool(LOOPBACK, server.port, maxsize=1) as pool:
+        assert pool.request("GET", "/healthz").status == 200
+        process = server.process
+        assert process is not None
+        process.terminate()
+        assert process.wait(10) == 0  # a kept connection lasts 75 s
+
+
+def test_workers_of_a_killed_api_end_by_themselves(server: ApiServer) -> None:
+    process = psutil.Process(server.pid)
+    wait_until(lambda: len(process.children()) == 2, "both workers")
+    workers = process.children()
+    server.kill()
+    wait_until(lambda: not any(worker.is_running() for worker in workers), "the workers have ended")
+
+
+def test_a_worker_that_dies_is_replaced(server: ApiServer) -> None:
+    victim = psutil.Process(server.pid).children()[0]
+    victim.kill()
+    wait_until(
+        lambda: {child.pid for child in psutil.Process(server.pid).children()} - {victim.pid},
+        "another worker",
+    )
+    wait_until(server.is_ready, "the API serves")
+
+
+def test_hundreds_of_open_polls_leave_the_api_answering(server: ApiServer) -> None:
+    user = server.new_user()
+    polls = 300
+    server.http = urllib3.PoolManager(retries=False, maxsize=polls + 1)
+    path = "/work?container_group_id=g&wait=20&machine_id="
+    with ThreadPoolExecutor(polls) as pool:
+        waiting = [pool.submit(user.ok, "GET", f"{path}node-{number}") for number in range(polls)]
+        wait_until(lambda: _connections(server) >= polls, "all polls are open")
+        submitted = [user.submit(job_body(container_group_id="g")) for _ in range(20)]
+        wait_until(lambda: sum(poll.done() for poll in waiting) >= 20, "twenty polls have a job")
+        server.stop()
+        got = [job["id"] for poll in waiting for job in poll.result()]
+    assert sorted(got) == sorted(job["id"] for job in submitted)
+
+
+def _connections(server: ApiServer) -> int:
+    return sum(
+        connection.status == psutil.CONN_ESTABLISHED
+        for worker in psutil.Process(server.pid).children()
+        for connection in worker.net_connections()
+        if connection.laddr.port == server.port
+    )
