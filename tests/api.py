@@ -28,7 +28,9 @@ class ApiServer(Server):
         self.port = free_ports(1)[0]
         self.admin_key = uuid.uuid4().hex * 2
         self.url = f"http://{LOOPBACK}:{self.port}"
-        self.http = urllib3.PoolManager(retries=False, maxsize=64)
+        # A connection of the pool may be one of an API that the test has killed: a GET is simply asked again.
+        retries = urllib3.Retry(2, status=0, redirect=0, allowed_methods={"GET"}, raise_on_status=False)
+        self.http = urllib3.PoolManager(retries=retries, maxsize=64)
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         argv = [sys.executable, "-m", "kelpie.cli", "api"]
@@ -37,7 +39,7 @@ class ApiServer(Server):
 
     def is_ready(self) -> bool:
         try:
-            return self.http.request("GET", f"{self.url}/readyz", timeout=5).status == 200
+            return bool(self.http.request("GET", f"{self.url}/readyz", timeout=5).status == 200)
         except urllib3.exceptions.HTTPError:
             return False
 

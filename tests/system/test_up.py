@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -108,7 +109,9 @@ def processes_of(data: Path) -> list[str]:
 
 def assert_nothing_is_left(data: Path) -> None:
     wait_until(lambda: not processes_of(data), f"nothing is left of {data}: {processes_of(data)}")
-    assert not list(Path("/tmp").glob(f"*{data.name}*.sock"))
+    ports = data / "s3" / "ports.json"
+    numbers = json.loads(ports.read_text()).values() if ports.exists() else ()
+    assert not [port for port in numbers if list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock"))]
 
 
 LINGERING = """

@@ -185,7 +185,7 @@ class SyncSettings:
         parse=_integer(0, _HOUR_MS),
     )
     watcher_max_wait_ms: int = setting(
-        10_000,
+        2000,
         "FILE_WATCHER_MAX_WAIT_MS",
         unit="ms",
         help="A file that keeps being closed and rewritten is uploaded at least this often.",

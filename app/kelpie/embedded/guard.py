@@ -2,8 +2,8 @@
 
 ``python -m kelpie.embedded.guard OPTIONS_JSON``, started by :class:`kelpie.embedded.platform.Platform`. It
 lives in a session of its own, out of reach of the terminal's Ctrl-C, and adopts every orphan below it. Its
-standard input is a pipe from the process that started it: a line ``stop`` ends everything in order, ``kill`` at
-once, and the end of the pipe says that its starter is dead, whatever killed it; then it stops everything
+standard input is a pipe from the process that started it: a line ``stop`` ends everything in order, ``kill``
+at once, and the end of the pipe says that its starter is dead, whatever killed it; then it stops everything
 quickly. On its standard output it writes one JSON object per event.
 """
 

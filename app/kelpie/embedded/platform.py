@@ -43,8 +43,10 @@ class Platform:
 
     def launch(self) -> None:
         """Start the guard; events follow."""
-        logs = Path(self.options.data) / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        data = Path(self.options.data)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        logs = data / "logs"
+        logs.mkdir(exist_ok=True)
         with (logs / "guard.log").open("ab") as log:
             self.guard = subprocess.Popen(
                 [sys.executable, "-m", "kelpie.embedded.guard", self.options.to_json()],

@@ -72,17 +72,24 @@ def reap(known: Collection[int] = ()) -> None:
 
 def _kill_until_gone(doomed: Callable[[], list[int]]) -> None:
     deadline = time.monotonic() + _KILL_TIMEOUT_S
+    dying: set[int] = set()
     while time.monotonic() < deadline:
-        pids = doomed()
-        if not pids:
-            return
-        for pid in pids:
+        found = doomed()
+        for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        for pid in pids:
-            with contextlib.suppress(ChildProcessError):  # a grandchild: its parent's death makes it ours
-                os.waitpid(pid, os.WNOHANG)
+        dying = {pid for pid in dying.union(found) if _unreaped(pid)}
+        if not found and not dying:
+            return
         time.sleep(0.01)
+
+
+def _unreaped(pid: int) -> bool:
+    """Whether this is a child of ours that has not ended yet; one that has is reaped."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:  # reaped already, or a grandchild: that is found again until it is gone
+        return False
 
 
 def _children_by_parent() -> dict[int, list[int]]:

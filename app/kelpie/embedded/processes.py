@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from kelpie.errors import StartupError
 LOOPBACK = "127.0.0.1"
 _LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 _POLL_S = 0.02
+_FIRST_PORT = 10_240  # well-known servers live below
 _LOG_TAIL_BYTES = 2000
 
 
@@ -49,12 +51,29 @@ def spawn(
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports of the loopback that nobody listens on at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Distinct TCP ports of the loopback that nobody listens on at this moment, chosen at random.
+
+    From outside the range that the kernel gives to outgoing connections, which would otherwise take one of
+    them before its server listens, or while its server is down.
+    """
+    low, high = _outgoing_ports()
+    choice = [port for port in range(_FIRST_PORT, 65536) if not low <= port <= high]
+    found: list[int] = []
+    for port in random.sample(choice, len(choice)):
+        if len(found) == count:
+            return found
+        if is_free(port):
+            found.append(port)
+    raise StartupError(f"no {count} free TCP ports on {LOOPBACK}")
+
+
+def _outgoing_ports() -> tuple[int, int]:
+    """The range of net.ipv4.ip_local_port_range; Linux's default when it cannot be read."""
+    try:
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return int(low), int(high)
+    except (OSError, ValueError):
+        return 32768, 60999
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:

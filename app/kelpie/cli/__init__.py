@@ -1,0 +1,126 @@
+"""The command line. Each subcommand is a module here with a click command named ``command``.
+
+A subcommand is imported when it is called, so that the bare install, which has the client's packages only,
+can run those that need no more, and say what the others need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+
+from kelpie.cli import exit_codes
+from kelpie.errors import InvalidInputError, KelpieError
+
+
+class _Entry(NamedTuple):
+    """What is known of a subcommand before it is imported."""
+
+    help: str
+    extra: str | None = None  # of the distribution, without which it cannot run
+
+
+COMMANDS = {
+    "up": _Entry("Run everything on this machine: broker, API, S3 server and nodes.", "demo"),
+    "demo": _Entry("See a job survive the death of its node.", "demo"),
+    "submit": _Entry("Queue a job."),
+    "jobs": _Entry("List jobs."),
+    "job": _Entry("Show one job and its attempts."),
+    "cancel": _Entry("End jobs."),
+    "delete": _Entry("Delete jobs and their records for good."),
+    "keys": _Entry("Make API keys, and see whose key this is."),
+    "api": _Entry("Run the HTTP API.", "server"),
+    "platform": _Entry("Run what happens behind the scenes: webhooks, expired leases.", "server"),
+    "worker": _Entry("Run the node worker.", "worker"),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called, and lists them without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"kelpie.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    epilog=f"""\b
+Examples:
+  kelpie demo
+  kelpie up --workers 4
+  kelpie submit --queue sims --after /out:s3://bucket/out -- python sim.py --steps 1000
+  kelpie jobs --status running
+
+\b
+Environment: KELPIE_API_URL (http://127.0.0.1:8080), KELPIE_API_KEY.
+
+{exit_codes.HELP}""",
+)
+@click.version_option(package_name="kelpie-jobs", prog_name="kelpie")
+def cli() -> None:
+    """Kelpie shepherds long-running jobs to completion on machines that may vanish at any second."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command line and exit with one of the codes in exit_codes."""
+    sys.exit(_run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        code = cli.main(argv, prog_name="kelpie", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return exit_codes.INTERRUPTED
+    except ModuleNotFoundError as error:
+        return _missing(argv, error)
+    except KelpieError as error:
+        return _explain(error)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.FAILED
+    return code if isinstance(code, int) else exit_codes.OK
+
+
+def _explain(error: KelpieError) -> int:
+    from kelpie.cli.output import LONGEST_MESSAGE, safe
+
+    index = error.index if isinstance(error, InvalidInputError) else None
+    where = "" if index is None else f" (job {index} of the batch, counted from 0)"
+    click.echo(f"kelpie: {safe(str(error), multiline=True, longest=LONGEST_MESSAGE)}{where}", err=True)
+    if isinstance(error, InvalidInputError):
+        for path, message in error.errors:
+            click.echo(f"  {safe(path)}: {safe(message)}", err=True)
+    return exit_codes.code_of(error)
+
+
+def _missing(argv: Sequence[str], error: ModuleNotFoundError) -> int:
+    """A package of an extra is missing: say which extra brings it."""
+    entry = next((COMMANDS[word] for word in argv if word in COMMANDS), None)
+    if entry is None or entry.extra is None or (error.name or "").startswith("kelpie"):
+        raise error
+    click.echo(
+        f"kelpie: this command needs {error.name}, which is not installed: "
+        f"pip install 'kelpie-jobs[{entry.extra}]'",
+        err=True,
+    )
+    return exit_codes.CONFIG

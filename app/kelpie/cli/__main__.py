@@ -1,0 +1,5 @@
+"""``python -m kelpie.cli`` is ``kelpie``."""
+
+from kelpie.cli import main
+
+main()

@@ -1,0 +1,93 @@
+"""``kelpie job``: one job and its attempts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import click
+from rich.table import Table
+
+from kelpie.cli import exit_codes
+from kelpie.cli.options import json_option, url_option
+from kelpie.cli.output import STATUS_STYLES, ago, cell, console, duration, print_json, table
+from kelpie.client import Client, Job
+from kelpie.job import Attempt, JobStatus, SyncEntry, iso
+
+
+@click.command(
+    "job",
+    epilog=f"""\b
+Examples:
+  kelpie job 5b2e0f4e-6a0e-4c53-9d0a-1f2f3a4b5c6d
+  kelpie job ID --wait --json
+
+{exit_codes.HELP}""",
+)
+@click.argument("job_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless the job completes.")
+@json_option
+@url_option
+def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
+    """Show one job and its attempts."""
+    with Client(url) as client:
+        job = client.wait(job_id) if wait else client.job(job_id)
+        attempts = client.attempts(job_id)
+    if as_json:
+        print_json({**job.wire, "attempts": [attempt.to_wire() for attempt in attempts]})
+    else:
+        screen = console()
+        screen.print(_facts(job))
+        if attempts:
+            screen.print()
+            screen.print(attempts_table(attempts))
+    return exit_codes.FAILED if wait and job.status is not JobStatus.COMPLETED else exit_codes.OK
+
+
+def attempts_table(attempts: Sequence[Attempt]) -> Table:
+    """One row per attempt, oldest first."""
+    shown = table("attempt", "node", "start", "lasted", "outcome", "exit", "reason")
+    for one in attempts:
+        lasted = ago(one.start) if one.end is None else duration((one.end - one.start) / 1000)
+        shown.add_row(
+            cell(one.attempt),
+            cell(one.node),
+            cell(iso(one.start)),
+            cell(lasted),
+            cell(one.outcome or "running"),
+            cell(one.exit_code),
+            cell(one.reason),
+        )
+    return shown
+
+
+def _facts(job: Job) -> Table:
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    spec = job.spec
+    facts.add_row("id", cell(job.id))
+    facts.add_row("status", cell(job.status, STATUS_STYLES[job.status]))
+    if job.waiting_for:
+        facts.add_row("waiting for", cell(job.waiting_for))
+    facts.add_row("command", cell(shlex.join((spec.command, *spec.arguments))))
+    facts.add_row("queue", cell(spec.container_group_id))
+    facts.add_row("node", cell(job.machine_id))
+    facts.add_row("attempt", cell(job.attempt))
+    facts.add_row("failures", cell(f"{job.num_failures} of {spec.max_failures}"))
+    for name, time_ms in (("created", job.created), ("started", job.started), ("ended", job.ended)):
+        facts.add_row(name, cell(iso(time_ms)))
+    facts.add_row("heartbeat", cell("–" if job.heartbeat is None else f"{ago(job.heartbeat)} ago"))
+    if spec.sync is not None:
+        for name in ("before", "during", "after"):
+            for entry in getattr(spec.sync, name):
+                facts.add_row(name, cell(_entry(entry)))
+    if spec.labels:
+        facts.add_row("labels", cell(" ".join(f"{key}={value}" for key, value in spec.labels.items())))
+    return facts
+
+
+def _entry(entry: SyncEntry) -> str:
+    location = f"s3://{entry.bucket}/{entry.prefix}"
+    ends = (location, entry.local_path) if entry.direction == "download" else (entry.local_path, location)
+    return " → ".join(ends) + (f"  ({entry.pattern})" if entry.pattern else "")

@@ -1,0 +1,446 @@
+"""The Python client of the API. Needs the bare install only.
+
+>>> from kelpie import Client
+>>> with Client() as client:  # KELPIE_API_URL and KELPIE_API_KEY
+...     job = client.submit(["python", "sim.py"], queue="sims", during=["/ckpt:s3://bucket/ckpt"])
+...     print(client.wait(job.id).status)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import urllib3
+
+from kelpie.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    KelpieError,
+    LeaseLostError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from kelpie.job import (
+    MAX_BATCH,
+    TERMINAL,
+    Attempt,
+    Direction,
+    JobSpec,
+    JobStatus,
+    Outcome,
+    Sync,
+    SyncEntry,
+    from_iso,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+PAGE_SIZE = 500  # jobs per request of a list
+
+_CONNECT_TIMEOUT_S = 5.0
+_TRIES = 5
+_BACKOFF_S = (0.1, 5.0)  # the first pause and the longest one
+_RETRY_STATUS = frozenset({502, 503, 504})
+_MAX_RETRY_AFTER_S = 30.0
+
+_ERRORS: Mapping[int, type[KelpieError]] = {
+    401: UnauthenticatedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the API describes it. Times are milliseconds since 1970, None when it has not happened."""
+
+    id: str
+    user_id: str
+    spec: JobSpec
+    status: JobStatus
+    created: int
+    started: int | None
+    ended: int | None  # completed, failed or canceled
+    heartbeat: int | None
+    num_failures: int
+    machine_id: str | None  # the node of the last attempt
+    attempt: int  # the number of the last attempt; 0 before the first
+    waiting_for: str | None  # why a live job is not running now
+    wire: Mapping[str, Any] = field(repr=False)  # the JSON object, whole
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, one way or another."""
+        return self.status in TERMINAL
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Job:
+        """The job that a JSON object of the API describes."""
+        ends = [from_iso(wire.get(name)) for name in ("completed", "failed", "canceled")]
+        return cls(
+            id=wire["id"],
+            user_id=wire["user_id"],
+            spec=JobSpec.from_wire(wire),
+            status=JobStatus(wire["status"]),
+            created=from_iso(wire["created"]) or 0,
+            started=from_iso(wire.get("started")),
+            ended=next((end for end in ends if end is not None), None),
+            heartbeat=from_iso(wire.get("heartbeat")),
+            num_failures=wire["num_failures"],
+            machine_id=wire.get("machine_id"),
+            attempt=wire.get("attempt") or 0,
+            waiting_for=wire.get("waiting_for"),
+            wire=dict(wire),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who owns jobs."""
+
+    id: str
+    username: str
+    wire: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> User:
+        """The user that a JSON object of the API describes."""
+        return cls(id=wire["id"], username=wire["username"], wire=dict(wire))
+
+
+class Client:
+    """One connection pool to one API with one key. Thread-safe; close it, or use it as a context manager.
+
+    Every method raises :class:`kelpie.errors.KelpieError` of the fitting class. What can be repeated without
+    harm is, for some seconds; UnavailableError says that the API could not be reached even so.
+    """
+
+    def __init__(self, url: str | None = None, key: str | None = None, *, timeout_s: float = 30.0) -> None:
+        """``url`` and ``key`` None: KELPIE_API_URL and KELPIE_API_KEY. ``timeout_s`` is for one answer."""
+        self.url = (url or os.environ.get("KELPIE_API_URL") or DEFAULT_URL).rstrip("/")
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise InvalidInputError(
+                f"KELPIE_API_URL must be an http:// or https:// address, not {_without_password(self.url)!r}"
+            )
+        headers = {"Accept": "application/json", "User-Agent": "kelpie-client"}
+        key = key or os.environ.get("KELPIE_API_KEY")
+        if key:
+            if not key.isascii() or not key.isprintable():
+                raise InvalidInputError("KELPIE_API_KEY holds a character that no key has")
+            headers["X-Kelpie-Key"] = key
+        self._pool = urllib3.PoolManager(
+            headers=headers,
+            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=timeout_s),
+            retries=False,  # ours are in _call: they know what may be repeated
+        )
+
+    def submit(
+        self,
+        argv: Sequence[str],
+        *,
+        queue: str,
+        before: Iterable[str | SyncEntry] = (),
+        during: Iterable[str | SyncEntry] = (),
+        after: Iterable[str | SyncEntry] = (),
+        environment: Mapping[str, str] | None = None,
+        **limits: Any,
+    ) -> Job:
+        """Queue one command. Sync entries are written ``s3://bucket/prefix:/folder`` or as SyncEntry.
+
+        ``limits``: other fields of JobSpec, such as max_failures, heartbeat_interval (s), priority, labels.
+        """
+        return self.submit_job(
+            job_spec(
+                argv,
+                queue=queue,
+                before=before,
+                during=during,
+                after=after,
+                environment=environment,
+                **limits,
+            )
+        )
+
+    def submit_job(self, job: JobSpec | Mapping[str, Any]) -> Job:
+        """Queue one job, given as a definition or as the JSON object of the API."""
+        return Job.from_wire(self._call("POST", "/jobs", body=_body(job)))
+
+    def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]]) -> list[Job]:
+        """Queue 1…1000 jobs, all or none; the answer is in the same order."""
+        bodies = [_body(job) for job in jobs]
+        if not 1 <= len(bodies) <= MAX_BATCH:
+            raise InvalidInputError(f"a batch has 1 to {MAX_BATCH} jobs, not {len(bodies)}")
+        return [Job.from_wire(wire) for wire in self._call("POST", "/jobs/batch", body=bodies)]
+
+    def job(self, job_id: str) -> Job:
+        """One job. NotFoundError when you have no such job."""
+        return Job.from_wire(self._call("GET", _job_path(job_id)))
+
+    def jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        queue: str | None = None,
+        limit: int = 100,
+        ascending: bool = False,
+    ) -> list[Job]:
+        """Up to ``limit`` jobs, the newest first unless ``ascending``."""
+        found: list[Job] = []
+        size = max(1, min(limit, PAGE_SIZE))
+        for page in range(1, -(-limit // size) + 1):
+            query = {
+                "status": status,
+                "container_group_id": queue,
+                "page": page,
+                "page_size": size,
+                "asc": str(ascending).lower(),
+            }
+            part = self._call("GET", "/jobs", query=query)["jobs"]
+            found += map(Job.from_wire, part)
+            if len(part) < size:
+                break
+        return found[:limit]
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Every attempt at the job, oldest first; the open one, if any, last."""
+        wire = self._call("GET", _job_path(job_id), query={"expand": "attempts"})
+        return [_attempt(one) for one in wire.get("attempts") or ()]
+
+    def wait(self, job_id: str, timeout_s: float | None = None, *, poll_s: float = 1.0) -> Job:
+        """Wait until the job has ended, whatever its end. TimeoutError after ``timeout_s`` seconds."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            job = self.job(job_id)
+            if job.done:
+                return job
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:g} s")
+            time.sleep(poll_s)
+
+    def cancel(self, job_id: str) -> None:
+        """End the job; harmless when repeated. ConflictError when it has completed or failed."""
+        self._call("DELETE", _job_path(job_id))
+
+    def purge(self, job_id: str) -> None:
+        """Delete the job and its records for good."""
+        self._call("DELETE", _job_path(job_id), query={"purge": "true"}, gone_is_done=True)
+
+    def clear_group(self, queue: str) -> int:
+        """Remove the pending jobs of a queue and cancel its running ones; how many they were."""
+        answer = self._call("DELETE", f"/jobs/container-groups/{quote(queue, safe='')}")
+        return int(answer["count"])
+
+    def me(self) -> User:
+        """Whose key this is."""
+        return User.from_wire(self._call("GET", "/users/me"))
+
+    def create_user(self, username: str) -> User:
+        """A new user (admin only). InvalidInputError when the name is taken."""
+        return User.from_wire(self._call("POST", "/users", body={"username": username}))
+
+    def create_key(self, user_id: str, organization: str = "default", project: str = "default") -> str:
+        """A new API key for a user (admin only). It is shown this once."""
+        path = f"/users/{quote(user_id, safe='')}/token"
+        answer = self._call("POST", path, body={"org_name": organization, "project_name": project})
+        return str(answer["token"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        gone_is_done: bool = False,
+    ) -> Any:
+        """One request, repeated while that is harmless; the decoded answer.
+
+        A POST is repeated only when the server surely did nothing: it could not be connected to, or was too
+        busy (429). After a 503 a submit may have been stored all the same.
+        ``gone_is_done``: a 404 to a repeated request means that the first one was carried out.
+        """
+        query = {name: value for name, value in (query or {}).items() if value is not None}
+        url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
+        lost_reply = False
+        for attempt in range(1, _TRIES + 1):
+            pause_s = _backoff_s(attempt)
+            try:
+                answer = self._pool.request(
+                    method,
+                    url,
+                    body=None if body is None else json.dumps(body).encode(),
+                    headers=None
+                    if body is None
+                    else {**self._pool.headers, "Content-Type": "application/json"},
+                    redirect=False,  # the key goes to no other address
+                )
+            except urllib3.exceptions.HTTPError as error:
+                unreached = isinstance(
+                    error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError
+                )
+                lost_reply = lost_reply or not unreached
+                if attempt == _TRIES or not (unreached or method != "POST"):
+                    raise UnavailableError(
+                        f"the API at {_without_password(self.url)} cannot be reached "
+                        f"({type(error).__name__}); is it running, and is KELPIE_API_URL right?"
+                    ) from error
+            else:
+                if gone_is_done and lost_reply and answer.status == 404:
+                    return None
+                again = answer.status == 429 or (answer.status in _RETRY_STATUS and method != "POST")
+                if not again or attempt == _TRIES:
+                    return _decoded(answer.status, answer.data)
+                pause_s = max(pause_s, _retry_after_s(answer.headers.get("Retry-After")))
+            time.sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
+
+
+def job_spec(
+    argv: Sequence[str],
+    *,
+    queue: str,
+    before: Iterable[str | SyncEntry] = (),
+    during: Iterable[str | SyncEntry] = (),
+    after: Iterable[str | SyncEntry] = (),
+    environment: Mapping[str, str] | None = None,
+    **limits: Any,
+) -> JobSpec:
+    """The definition of a job that runs ``argv``. InvalidInputError names what is wrong."""
+    if not argv:
+        raise InvalidInputError("a job needs a command")
+    down, up = Direction.DOWNLOAD, Direction.UPLOAD
+    try:
+        return JobSpec(
+            command=argv[0],
+            arguments=tuple(argv[1:]),
+            container_group_id=queue,
+            environment=dict(environment or {}),
+            sync=Sync(
+                before=tuple(sync_entry(entry, down) for entry in before),
+                during=tuple(sync_entry(entry, up) for entry in during),
+                after=tuple(sync_entry(entry, up) for entry in after),
+            ),
+            **limits,
+        )
+    except TypeError as error:
+        raise InvalidInputError(f"not a field of a job: {error}") from error
+
+
+def sync_entry(text: str | SyncEntry, direction: Direction) -> SyncEntry:
+    """The entry that ``s3://bucket/prefix:/folder`` or ``/folder:s3://bucket/prefix`` describes.
+
+    Either order is understood whatever the direction. InvalidInputError says what is wrong.
+    """
+    if isinstance(text, SyncEntry):
+        return text
+    shape = "s3://bucket/prefix:/folder" if direction is Direction.DOWNLOAD else "/folder:s3://bucket/prefix"
+    wrong = f"{text!r} is not a sync entry; write {shape}"
+    if text.startswith("s3://"):
+        location, colon, folder = text.removeprefix("s3://").rpartition(":")
+    else:
+        folder, colon, location = text.partition(":s3://")
+    if not colon or not folder or text.count("s3://") > 1:
+        raise InvalidInputError(wrong)
+    bucket, _, prefix = location.partition("/")
+    if not bucket or prefix.startswith("/"):
+        raise InvalidInputError(
+            f"{wrong}: the bucket is empty" if not bucket else f"{wrong}: '//' in the prefix"
+        )
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"
+    return SyncEntry(bucket=bucket, prefix=prefix, local_path=folder, direction=direction)
+
+
+def _body(job: JobSpec | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(job, JobSpec):
+        return dict(job)
+    return {name: value for name, value in job.to_wire().items() if value is not None}
+
+
+def _job_path(job_id: str) -> str:
+    return f"/jobs/{quote(job_id, safe='')}"
+
+
+def _attempt(wire: Mapping[str, Any]) -> Attempt:
+    outcome = wire.get("outcome")
+    return Attempt(
+        attempt=wire["attempt"],
+        node=wire["machine_id"],
+        start=from_iso(wire["start"]) or 0,
+        end=from_iso(wire.get("end")),
+        outcome=None if outcome is None else Outcome(outcome),
+        exit_code=wire.get("exit_code"),
+        reason=wire.get("reason"),
+        last_heartbeat=from_iso(wire.get("last_heartbeat")),
+    )
+
+
+def _backoff_s(attempt: int) -> float:
+    first, longest = _BACKOFF_S
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 -- it is no secret
+    return jitter * min(longest, first * 2.0 ** (attempt - 1))
+
+
+def _retry_after_s(header: str | None) -> float:
+    """How long the server asks to wait, in seconds, within reason; 0 when it does not say."""
+    try:
+        return min(_MAX_RETRY_AFTER_S, max(0.0, float(header or 0)))
+    except ValueError:
+        return 0.0
+
+
+def _decoded(status: int, data: bytes) -> Any:
+    """The JSON of a good answer; the fitting error of any other."""
+    try:
+        wire = json.loads(data) if data else None
+    except ValueError:
+        wire = None
+        if status < 300:
+            raise UnavailableError(
+                f"the answer (status {status}) is not JSON; is KELPIE_API_URL the address of a Kelpie API?"
+            ) from None
+    if status < 300:
+        return wire
+    said = wire if isinstance(wire, dict) else {}
+    message = str(said.get("message") or said.get("error") or f"the API answered with status {status}")
+    if status == 409 and said.get("reason"):
+        raise LeaseLostError(message, reason=str(said["reason"]))
+    if status in _ERRORS:
+        raise _ERRORS[status](message)
+    if 400 <= status < 500 and status != 429:
+        errors = tuple(
+            (str(error.get("path", "")), str(error.get("message", ""))) for error in said.get("errors") or ()
+        )
+        raise InvalidInputError(message, errors=errors, index=said.get("index"))
+    if status < 400:
+        raise UnavailableError(f"the API answered with a redirect (status {status}), which is not followed")
+    raise UnavailableError(message)
+
+
+def _without_password(url: str) -> str:
+    """The address as it may be shown."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

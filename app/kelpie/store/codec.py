@@ -1,0 +1,120 @@
+"""Between what Redis holds (bytes) and plain data. The fields are described in keys.py."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kelpie.errors import InvalidInputError
+from kelpie.job import Attempt, Job, JobSpec, JobStatus, Outcome
+from kelpie.store.records import Event, EventType
+
+MAX_SPEC_BYTES = 1024 * 1024
+"""The JSON of one definition, at most."""
+
+
+def encode_spec(spec: JobSpec) -> bytes:
+    """A definition as JSON, or as its zlib stream where that is smaller. Raises InvalidInputError."""
+    try:
+        plain = json.dumps(spec.to_wire(), separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError("The job holds text that is not Unicode (a lone surrogate).") from None
+    if len(plain) > MAX_SPEC_BYTES:
+        raise InvalidInputError(
+            f"The job's definition takes {len(plain)} bytes as JSON; the limit is {MAX_SPEC_BYTES}."
+        )
+    deflated = zlib.compress(plain, 9)
+    return min(plain, deflated, key=len)
+
+
+def decode_spec(data: bytes) -> JobSpec:
+    """The reverse of :func:`encode_spec`. JSON begins with ``{``, a zlib stream never does."""
+    plain = data if data.startswith(b"{") else zlib.decompress(data)
+    return JobSpec.from_wire(json.loads(plain))
+
+
+Fields = Mapping[str, str]
+
+
+def text(value: bytes | str) -> str:
+    """What a client that does not decode answers with, as text."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def fields_of(raw: Mapping[Any, Any] | Sequence[bytes]) -> Fields:
+    """A hash with text instead of bytes; from a mapping, or from a flat list as scripts return it."""
+    pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
+    return {text(name): text(value) for name, value in pairs}
+
+
+def decode_job(job_id: str, user_id: str, fields: Fields, spec: bytes) -> Job:
+    """A job from its hash and its definition."""
+    return Job(
+        id=job_id,
+        user_id=user_id,
+        spec=decode_spec(spec),
+        status=JobStatus(fields.get("status", JobStatus.PENDING)),
+        created=int(fields["created"]),
+        started=_time(fields, "started"),
+        completed=_time(fields, "completed"),
+        canceled=_time(fields, "canceled"),
+        failed=_time(fields, "failed"),
+        heartbeat=_time(fields, "heartbeat"),
+        num_failures=int(fields.get("failures", 0)),
+        num_heartbeats=int(fields.get("heartbeats", 0)),
+        machine_id=fields.get("node"),
+        attempt=int(fields.get("attempt", 0)),
+        held=fields.get("attempt_state") == "held",
+        banned_nodes=tuple(fields["bans"].split("\n")) if "bans" in fields else (),
+    )
+
+
+def decode_attempt(record: bytes) -> Attempt:
+    """A closed attempt from its record."""
+    values: dict[str, Any] = json.loads(record)
+    return Attempt(
+        attempt=int(values["attempt"]),
+        node=values["node"],
+        start=int(values["start"]),
+        end=int(values["end"]),
+        outcome=Outcome(values["outcome"]),
+        exit_code=int(values["exit_code"]) if "exit_code" in values else None,
+        reason=values.get("reason"),
+        last_heartbeat=int(values["last_heartbeat"]) if "last_heartbeat" in values else None,
+    )
+
+
+def open_attempt(fields: Fields) -> Attempt | None:
+    """The attempt that a job's hash says is open; one whose lease expired reads as interrupted."""
+    state = fields.get("attempt_state")
+    if state is None:
+        return None
+    return Attempt(
+        attempt=int(fields["attempt"]),
+        node=fields["node"],
+        start=int(fields["attempt_started"]),
+        end=_time(fields, "expired"),
+        outcome=Outcome.INTERRUPTED if state == "expired" else None,
+        last_heartbeat=_time(fields, "heartbeat"),
+    )
+
+
+def decode_event(event_id: bytes | str, raw: Mapping[Any, Any]) -> Event:
+    """An event from its entry in the stream."""
+    fields = fields_of(raw)
+    return Event(
+        id=text(event_id),
+        type=EventType(fields["type"]),
+        job_id=fields["job"],
+        attempt=int(fields["attempt"]),
+        node=fields["node"] or None,
+        status=JobStatus(fields["status"]),
+        time=int(fields["time"]),
+    )
+
+
+def _time(fields: Fields, name: str) -> int | None:
+    value = fields.get(name)
+    return None if value is None else int(value)

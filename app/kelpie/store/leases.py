@@ -1,0 +1,114 @@
+"""Leases as nodes see them: take a job, keep it, say how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from kelpie.errors import InvalidInputError, LeaseLostError
+from kelpie.job import REPORTABLE, FinishReply, HeartbeatReply, Holder, JobStatus, Lease, Outcome
+from kelpie.store.access import Access, job_of
+from kelpie.store.names import checked
+from kelpie.store.records import Queue
+from kelpie.store.scripts import Argument
+
+REAP_LIMIT = 50
+"""Expired leases that one call of reap puts back, at most."""
+
+REAP_LIMIT_IN_LEASE = 16
+MAX_REASON_CHARS = 2000
+MAX_REQUEST_ID_CHARS = 256
+MAX_EXIT_CODE = 2**31
+
+
+class Leases(Access):
+    """The nodes' side of the store."""
+
+    def lease(self, user_id: str, container_group_id: str, node: str, request_id: str) -> Lease | None:
+        """A job for a node, or None; does not wait. The same request again gets the same lease.
+
+        Raises InvalidInputError for an unfit node name.
+        """
+        checked("machine_id", node)
+        if len(request_id) > MAX_REQUEST_ID_CHARS:
+            raise InvalidInputError(f"The request id has more than {MAX_REQUEST_ID_CHARS} characters.")
+        place = self._registry.find(user_id, container_group_id)
+        if place is None:
+            return None
+        secret = _secret(user_id, container_group_id, node, request_id or secrets.token_urlsafe(24))
+        answer = self._run("lease", place, node=node, secret=_digest(secret), reap_limit=REAP_LIMIT_IN_LEASE)
+        if answer is None:
+            return None
+        return Lease(job=job_of(place, answer), secret=secret, fence=int(answer[3]), expires=int(answer[4]))
+
+    def heartbeat(self, job_id: str, holder: Holder, *, user_id: str | None = None) -> HeartbeatReply:
+        """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
+
+        Raises NotFoundError.
+        """
+        place = self._place_of(job_id, user_id)
+        status, reason, expires = self._about("heartbeat", place, job_id, **_credentials(holder))
+        return HeartbeatReply(
+            status=JobStatus(status.decode()),
+            reason=reason.decode() or None,
+            lease_expires=int(expires) if expires else None,
+        )
+
+    def finish(
+        self,
+        job_id: str,
+        holder: Holder,
+        outcome: Outcome,
+        *,
+        exit_code: int | None = None,
+        reason: str | None = None,
+        user_id: str | None = None,
+    ) -> FinishReply:
+        """Takes the report of how an attempt ended; the same report again has no effect and the same answer.
+
+        Raises NotFoundError, LeaseLostError, and InvalidInputError for an outcome that nodes do not report.
+        """
+        if outcome not in REPORTABLE:
+            raise InvalidInputError(f"{outcome} is not an outcome that a node reports.")
+        if exit_code is not None and abs(exit_code) > MAX_EXIT_CODE:
+            raise InvalidInputError(f"The exit code {exit_code} is out of bounds.")
+        place = self._place_of(job_id, user_id)
+        try:
+            status, failures, bans = self._about(
+                "finish",
+                place,
+                job_id,
+                **_credentials(holder),
+                outcome=str(outcome),
+                exit_code="" if exit_code is None else exit_code,
+                reason=_text(reason),
+                by_hand=secrets.token_hex(8) if holder.may_report_unheld else "",
+            )
+        except LeaseLostError as error:
+            raise LeaseLostError(f"Job {job_id}: {error}", reason=error.reason) from None
+        return FinishReply(status=JobStatus(status.decode()), num_failures=int(failures), node_bans=int(bans))
+
+    def reap(self, queue: Queue) -> int:
+        """Puts jobs whose lease has expired back, at most 50 per call; returns how many these were."""
+        place = self._registry.numbered(queue.number)
+        return 0 if place is None else int(self._run("reap", place, limit=REAP_LIMIT))
+
+
+def _secret(*parts: str) -> str:
+    """The secret of a lease: the same request derives the same one, so that a lost reply can be repeated."""
+    data = "\0".join(("kelpie lease secret", *parts))
+    return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _digest(secret: str) -> str:
+    """What Redis keeps of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _credentials(holder: Holder) -> dict[str, Argument]:
+    checked("machine_id", holder.node)
+    return {"node": holder.node, "secret": "" if holder.lease is None else _digest(holder.lease)}
+
+
+def _text(reason: str | None) -> str:
+    return (reason or "")[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -1,0 +1,83 @@
+-- Takes the report of how an attempt ended. The same report twice has one effect and the same answer.
+--
+-- KEYS
+--   1   meta
+-- ARGV
+--   1   queue      number of the queue
+--   2   id         the job
+--   3   secret     hash of the lease's secret; empty: judge by the node
+--   4   node       name of the node
+--   5   outcome    completed, app_failed, sync_failed or released
+--   6   exit_code  of the command; empty: none
+--   7   reason     in words; empty: none
+--   8   by_hand    empty, or a random name of this report: the caller may report on a job that nobody holds
+-- Returns
+--   {status, failures, live jobs that the node is banned from}
+
+local id, secret, node, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local exit_code, reason, by_hand = ARGV[6], ARGV[7], ARGV[8]
+local failing = outcome == 'app_failed' or outcome == 'sync_failed'
+
+local job = read_job(id)
+if not job then return not_found(id) end
+local mine = speaks_for(job, secret, node)
+
+local function answer()
+  local who = mine and job.node or node
+  return {job.status, job.failures, redis.call('ZCARD', bans_key(who))}
+end
+
+-- Counts a failure; ends the job when that was the last one allowed.
+local function count_failure(event)
+  job.failures = job.failures + 1
+  redis.call('HSET', job_key(id), 'failures', job.failures)
+  if job.failures >= job.max_failures then
+    if job.attempt_state then close_attempt(job, 'superseded', job.expired) end
+    end_job(job, 'failed')
+  else
+    enter_waiting(job)
+    emit(job, event, mine and job.node or node)
+  end
+end
+
+if by_hand ~= '' and job.by_hand == by_hand then return answer() end -- the reply to this very call was lost
+if mine and not job.attempt_state then -- this attempt is closed already
+  if job.outcome == outcome then return answer() end
+  return lease_lost(job.live and 'closed' or job.status)
+end
+
+if mine then
+  close_attempt(job, outcome, wall, exit_code, reason)
+  if outcome == 'completed' then
+    end_job(job, 'completed')
+  elseif failing then
+    job.bans = job.bans and (job.bans .. '\n' .. job.node) or job.node
+    redis.call('HSET', job_key(id), 'bans', job.bans)
+    count_failure(outcome)
+  else
+    enter_waiting(job)
+    emit(job, 'released')
+  end
+  announce()
+  return answer()
+end
+
+-- Not the holder: only a user may go on, on a job that nobody holds, with a report that needs no holder.
+if secret ~= '' or by_hand == '' or job.attempt_state == 'held' or not (failing or outcome == 'completed') then
+  local why = refusal(job, secret, node)
+  if why == 'not_holder' and not job.live then why = job.status end
+  return lease_lost(why)
+end
+if not job.live then
+  if outcome == job.status then return answer() end
+  return lease_lost(job.status)
+end
+redis.call('HSET', job_key(id), 'by_hand', by_hand)
+if outcome == 'completed' then
+  if job.attempt_state then close_attempt(job, 'superseded', job.expired) end
+  end_job(job, 'completed')
+else
+  count_failure(outcome)
+end
+announce()
+return answer()

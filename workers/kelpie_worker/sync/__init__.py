@@ -1,0 +1,15 @@
+"""The sync engine: moves a job's data between its folders and S3-compatible storage.
+
+``engine`` is the entrance; ``job_sync`` orders the steps of one job; ``download``, ``upload``, ``mirror``
+(with ``tracker`` and ``watcher``) and ``staging`` are the steps; ``flow`` and ``pool`` run them side by side;
+``store`` and ``retry`` speak to the storage; ``tree`` and ``folders`` keep everything inside the job's
+folders.
+Importing this loads neither boto3 nor watchdog: the first job with data does.
+"""
+
+from kelpie_worker.sync.engine import SyncEngine
+from kelpie_worker.sync.errors import CanceledTransfer, SyncError
+from kelpie_worker.sync.job_sync import JobSync
+from kelpie_worker.sync.observer import NullObserver, TransferObserver
+
+__all__ = ["CanceledTransfer", "JobSync", "NullObserver", "SyncEngine", "SyncError", "TransferObserver"]

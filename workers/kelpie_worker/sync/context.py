@@ -1,0 +1,23 @@
+"""What every transfer of one job needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.gate import Gate
+from kelpie_worker.sync.observer import TransferObserver
+from kelpie_worker.sync.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """One attempt at one job, as its transfers see it."""
+
+    job_id: str
+    attempt: int
+    compression: bool
+    settings: SyncSettings
+    store: Store
+    gate: Gate
+    observer: TransferObserver

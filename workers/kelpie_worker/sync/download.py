@@ -1,0 +1,214 @@
+"""The ``before`` entries: from the bucket to the job's folders.
+
+Everything is planned before anything is fetched, so that a key that leads out of its folder, or a missing
+bucket, fails the attempt at once. Each file lands under a hidden name beside its own, is verified
+and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kelpie.job import SyncEntry
+from kelpie_worker.sync import checksums, compression
+from kelpie_worker.sync.context import JobContext
+from kelpie_worker.sync.errors import ObjectChanged, SyncError
+from kelpie_worker.sync.flow import Batch
+from kelpie_worker.sync.folders import HIDDEN_PREFIX
+from kelpie_worker.sync.patterns import Pattern
+from kelpie_worker.sync.store import RemoteFile, RemoteHead
+from kelpie_worker.sync.tree import Snapshot, Tree
+
+MAX_VERSIONS = 10
+"""How often an object may be replaced while it is fetched before that is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One ``before`` entry, checked."""
+
+    entry: SyncEntry
+    tree: Tree
+    pattern: Pattern | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One object and where it goes."""
+
+    bucket: str
+    remote: RemoteFile
+    target: Path
+    unzip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A file in place, as it was when it was put there."""
+
+    bucket: str
+    key: str
+    path: Path
+    snapshot: Snapshot
+
+
+def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
+    """What is to be fetched. Of two objects for one path the later entry's wins, and ``x.gz`` over ``x``."""
+    planned: dict[Path, PlannedFile] = {}
+    for source in sources:
+        bucket, prefix = source.entry.bucket, source.entry.prefix
+        chosen: dict[str, tuple[RemoteFile, bool]] = {}
+        for remote in context.store.list(bucket, prefix):
+            context.gate.check()
+            name = remote.key.removeprefix(prefix)
+            if not name or (source.pattern is not None and source.pattern.search(name) is None):
+                continue
+            if name.endswith("/"):
+                if remote.size:
+                    raise SyncError(
+                        f"the object s3://{bucket}/{remote.key} has the name of a folder and holds data"
+                    )
+                source.tree.make_folder(name, key=remote.key)
+                continue
+            unzip = context.compression and name.endswith(compression.SUFFIX)
+            local = name.removesuffix(compression.SUFFIX) if unzip else name
+            if unzip or local not in chosen:
+                chosen[local] = (remote, unzip)
+        for local, (remote, unzip) in sorted(chosen.items()):
+            target = source.tree.place(local, key=remote.key)
+            planned[target] = PlannedFile(bucket, remote, target, unzip)
+    for target in planned:
+        for parent in target.parents:
+            if parent in planned:
+                raise SyncError(
+                    f"the objects {planned[parent].remote.key!r} and {planned[target].remote.key!r} cannot"
+                    " both be stored: one path would be a file and a folder"
+                )
+    return list(planned.values())
+
+
+def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, list[Any], Downloaded]:
+    """The flow that fetches one object. Raises SyncError (naming the key), CanceledTransfer."""
+    remote, path = file.remote, str(file.target)
+    context.gate.check()
+    context.observer.download_started(context.job_id, path)
+    try:
+        if not file.unzip and checksums.same_as_listed(
+            file.target,
+            size=remote.size,
+            etag=remote.etag,
+            part_size=context.settings.part_size,
+            check=context.gate.check,
+        ):
+            return _done(file)
+        # a fixed length, whatever the length of the file's own name
+        digest = hashlib.sha256(os.fsencode(file.target.name)).hexdigest()[:16]
+        partial_path = file.target.parent / f"{HIDDEN_PREFIX}{digest}.part"
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial_path.unlink, missing_ok=True)
+            head = yield from _fetch_verified(context, file, partial_path)
+            ready = partial_path
+            if file.unzip:
+                ready = partial_path.with_suffix(".out")
+                stack.callback(ready.unlink, missing_ok=True)
+                yield Batch([partial(_unzip, context, file, head, partial_path, ready)], 1)
+            mtime_ns = _mtime_ns(head, remote)
+            os.utime(ready, ns=(mtime_ns, mtime_ns))
+            context.gate.check()
+            ready.replace(file.target)
+        return _done(file)
+    except OSError as error:
+        raise SyncError(
+            f"s3://{file.bucket}/{remote.key} cannot be stored at {path}: {error.strerror or error}"
+        ) from None
+    finally:
+        context.observer.download_ended(context.job_id, path)
+
+
+def _fetch_verified(
+    context: JobContext, file: PlannedFile, path: Path
+) -> Generator[Batch, list[Any], RemoteHead]:
+    bucket, key = file.bucket, file.remote.key
+    etag, size = file.remote.etag, file.remote.size
+    damaged = 0
+    for _ in range(MAX_VERSIONS):
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            head: RemoteHead = (
+                yield Batch(
+                    _ranges(context, bucket, key, etag, size, descriptor), context.settings.parts_per_file
+                )
+            )[0]
+            os.ftruncate(descriptor, size)
+        except ObjectChanged:  # another version now: from the start, with its ETag
+            now = context.store.head(bucket, key)
+            etag, size = now.etag, now.size
+            continue
+        finally:
+            os.close(descriptor)
+        wrong = (yield Batch([partial(checksums.mismatch, path, head, context.gate.check)], 1))[0]
+        if wrong is None:
+            return head
+        damaged += 1
+        if damaged >= context.settings.max_retries:
+            raise SyncError(f"download s3://{bucket}/{key}: {wrong}")
+    raise SyncError(
+        f"download s3://{bucket}/{key}: the object was replaced {MAX_VERSIONS} times while it was fetched"
+    )
+
+
+def _ranges(
+    context: JobContext, bucket: str, key: str, etag: str, size: int, descriptor: int
+) -> list[Callable[[], RemoteHead]]:
+    def write(offset: int, block: bytes) -> None:
+        view = memoryview(block)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            offset, view = offset + written, view[written:]
+
+    def fetch(start: int, length: int) -> RemoteHead:
+        head = context.store.fetch(bucket, key, etag=etag, start=start, length=length, write=write)
+        # a store that does not know If-Match may answer with another version
+        if head.etag != etag or head.size != size:
+            raise ObjectChanged(f"s3://{bucket}/{key} was replaced while it was fetched")
+        return head
+
+    part = context.settings.part_size
+    starts = range(0, size, part) if size else [0]
+    return [partial(fetch, start, min(part, size - start)) for start in starts]
+
+
+def _unzip(context: JobContext, file: PlannedFile, head: RemoteHead, source: Path, target: Path) -> None:
+    declared = head.metadata.get("kelpie-size", "")
+    target.unlink(missing_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        compression.gunzip(
+            source,
+            descriptor,
+            declared_size=int(declared) if declared.isdigit() else None,
+            key=file.remote.key,
+            check=context.gate.check,
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _mtime_ns(head: RemoteHead, remote: RemoteFile) -> int:
+    """The file's own time, for commands that resume from the newest of several checkpoints."""
+    stored = head.metadata.get("kelpie-mtime", "")
+    if stored.isdigit() and len(stored) < 20:
+        return int(stored)
+    return round(remote.modified.timestamp() * 1e9)
+
+
+def _done(file: PlannedFile) -> Downloaded:
+    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()))

@@ -1,0 +1,59 @@
+"""The one sync engine of a worker process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from kelpie_worker.leased import LeasedJob
+from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.job_sync import JobSync
+from kelpie_worker.sync.observer import TransferObserver
+from kelpie_worker.sync.pool import TransferPool
+from kelpie_worker.sync.store import ClientFactory
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long `close` waits for a thread of the pool to abort what it began."""
+
+
+class SyncEngine:
+    """Moves the data of all jobs of a node over one bounded pool of threads."""
+
+    def __init__(self, settings: SyncSettings, observer: TransferObserver) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._clients = ClientFactory(settings)
+        self._pool = TransferPool(settings.threads)
+        self._lock = threading.Lock()
+        self._jobs: set[JobSync] = set()
+
+    def prepare(self, job: LeasedJob, may_write: Callable[[], bool] = lambda: True) -> JobSync:
+        """Check every folder and pattern of the job, and make the folders.
+
+        ``may_write`` is asked before everything that changes a bucket: whether this node still holds the job.
+        SyncError before anything runs when the job may not have what it asks for.
+        """
+        sync = JobSync(
+            job,
+            settings=self._settings,
+            observer=self._observer,
+            clients=self._clients,
+            pool=self._pool,
+            may_write=may_write,
+            on_clean=self._forget,
+        )
+        with self._lock:
+            self._jobs.add(sync)
+        return sync
+
+    def close(self) -> None:
+        """Abandon the jobs that were not cleaned, and end the threads."""
+        with self._lock:
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.abandon()
+        self._pool.close(CLOSE_TIMEOUT_S)
+
+    def _forget(self, job: JobSync) -> None:
+        with self._lock:
+            self._jobs.discard(job)

@@ -1,0 +1,263 @@
+"""The data of one attempt at one job on this node, from its first download to its last upload."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kelpie.job import SyncEntry
+from kelpie_worker.leased import LeasedJob
+from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync import download, folders
+from kelpie_worker.sync.context import JobContext
+from kelpie_worker.sync.download import Downloaded, PlannedFile
+from kelpie_worker.sync.errors import SyncError
+from kelpie_worker.sync.flow import Batch, run_all
+from kelpie_worker.sync.gate import Gate
+from kelpie_worker.sync.ledger import Ledger
+from kelpie_worker.sync.mirror import Mirror
+from kelpie_worker.sync.observer import TransferObserver
+from kelpie_worker.sync.patterns import Pattern, compile_pattern
+from kelpie_worker.sync.pool import Priority, TransferPool
+from kelpie_worker.sync.staging import Staging
+from kelpie_worker.sync.store import ClientFactory, Store
+from kelpie_worker.sync.tree import Tree
+from kelpie_worker.sync.upload import Uploaded, upload_file
+from kelpie_worker.sync.watcher import Watcher
+
+log = structlog.get_logger(__name__)
+
+SHOWN_FAILURES = 5
+"""Failures that the text of a SyncError lists."""
+QUIET_TIMEOUT_S = 30.0
+"""How long `clean` waits for transfers of an abandoned job to notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A sync entry, checked."""
+
+    wire: SyncEntry
+    folder: Path
+    pattern: Pattern | None
+
+
+class JobSync:
+    """Made by :meth:`SyncEngine.prepare`; the methods are called in the order in which they stand here.
+
+    :meth:`abandon` may be called at any time from any thread; the call that is in progress then, and every
+    later one, raises CanceledTransfer. :meth:`clean` comes last, whatever happened.
+    """
+
+    def __init__(
+        self,
+        job: LeasedJob,
+        *,
+        settings: SyncSettings,
+        observer: TransferObserver,
+        clients: ClientFactory,
+        pool: TransferPool,
+        may_write: Callable[[], bool],
+        on_clean: Callable[[JobSync], None],
+    ) -> None:
+        self._pool = pool
+        self._on_clean = on_clean
+        self._gate = Gate(may_write)
+        self._context = JobContext(
+            job_id=job.id,
+            attempt=job.attempt,
+            compression=job.compression,
+            settings=settings,
+            store=Store(clients, self._gate, max_tries=settings.max_retries),
+            gate=self._gate,
+            observer=observer,
+        )
+        self._lanes = {priority: pool.lane(priority) for priority in Priority}
+        self._ledger = Ledger()
+        self._staging = Staging(job.id, settings.temp_dir)
+        self._downloaded: list[Downloaded] = []
+        self._lock = threading.Lock()
+
+        def checked(entries: Sequence[SyncEntry]) -> list[_Entry]:
+            return [_checked(entry, settings) for entry in entries]
+
+        self._before = checked(job.sync.before)
+        self._during = checked(job.sync.during)
+        self._after = checked(job.sync.after)
+        self._folders = list(
+            dict.fromkeys(each.folder for each in (*self._before, *self._during, *self._after))
+        )
+        for folder in self._folders:
+            folders.make_folder(folder)
+        self._owns_folders = True
+        self._watcher = Watcher(self._gate)
+        self._mirrors = [
+            Mirror(
+                self._context,
+                self._lanes[Priority.CHECKPOINT],
+                each.wire,
+                Tree(each.folder),
+                each.pattern,
+                self._ledger,
+                self._watcher.wake,
+            )
+            for each in self._during
+        ]
+        self._watching = False
+
+    def download(self) -> None:
+        """Fetch all ``before`` entries; every file is in place and verified when this returns.
+
+        Raises SyncError, which names the object, and CanceledTransfer.
+        """
+        self._gate.check()
+        if not self._before:
+            return
+        sources = [download.Source(each.wire, Tree(each.folder), each.pattern) for each in self._before]
+        planned = download.plan(self._context, sources)
+        self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
+
+    def watch(self) -> None:
+        """From now on changes of the ``during`` folders are uploaded, and so is what is there already and was
+        not downloaded."""
+        self._gate.check()
+        if not self._mirrors:
+            return
+        for mirror in self._mirrors:
+            for file in self._downloaded:
+                mirror.adopt(file)
+        self._watching = True
+        self._watcher.start(self._mirrors)
+
+    def drain(self) -> None:
+        """The command has ended: look once more, and wait until every change is durable.
+
+        SyncError names what could not be stored; CanceledTransfer.
+        """
+        self._watcher.stop()
+        self._gate.check()
+        if not self._watching:
+            return
+        self._watching = False
+        for mirror in self._mirrors:
+            mirror.begin_drain()
+        self._pump_until_idle()
+        self._gate.check()
+        failures = [text for mirror in self._mirrors for text in mirror.tracker.failures.values()]
+        if failures:
+            more = f" (and {len(failures) - SHOWN_FAILURES} more)" if len(failures) > SHOWN_FAILURES else ""
+            raise SyncError("; ".join(failures[:SHOWN_FAILURES]) + more)
+
+    def stage(self) -> None:
+        """Set the ``after`` folders' content aside and empty the job's folders, which belong to the next job
+        from then on. Fast where the file system can rename. SyncError, CanceledTransfer."""
+        self._gate.check()
+        with self._lock:
+            self._staging.take(each.folder for each in self._after)
+            for folder in self._folders:
+                folders.empty_folder(folder)
+            self._owns_folders = False
+
+    def finalize(self) -> None:
+        """Upload the outputs set aside, see that every object of this attempt is in the bucket as it was
+        stored, and delete the copies. SyncError, CanceledTransfer."""
+        self._gate.check()
+        self._run(Priority.OUTPUT, self._output_flows())
+        self._run(
+            Priority.OUTPUT,
+            (self._verify(bucket, key, versions) for bucket, key, versions in self._ledger.objects()),
+        )
+        self._gate.check()
+        self._staging.discard()
+
+    def abandon(self) -> None:
+        """Stop every transfer of this job now, abort its multipart uploads, write nothing more."""
+        self._gate.abandon()
+        self._watcher.wake()
+
+    def clean(self) -> None:
+        """Empty the job's own folders, unless the next job has them, and delete copies. Nothing else is
+        touched; may be repeated. What cannot be deleted is logged."""
+        self._watcher.stop()
+        self._watching = False
+        if self._gate.abandoned and not self._pool.wait_idle(self._lanes.values(), QUIET_TIMEOUT_S):
+            log.warning("transfers of an abandoned job still hang", job_id=self._context.job_id)
+        with self._lock:
+            self._staging.discard()
+            if self._owns_folders:
+                self._owns_folders = False
+                for folder in self._folders:
+                    try:
+                        folders.empty_folder(folder)
+                    except SyncError as error:
+                        log.warning("a folder was not emptied", job_id=self._context.job_id, error=str(error))
+        self._on_clean(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any transfer of this job is pending or in progress."""
+        if any(lane.queued or lane.running for lane in self._lanes.values()):
+            return True
+        return not self._gate.abandoned and any(not mirror.tracker.idle for mirror in self._mirrors)
+
+    # ---- steps
+
+    def _run(self, priority: Priority, flows: Any) -> None:
+        run_all(self._lanes[priority], flows, width=self._context.settings.threads * 2)
+
+    def _fetch(self, file: PlannedFile) -> Generator[Batch, list[Any], None]:
+        self._downloaded.append((yield from download.download_file(self._context, file)))
+
+    def _output_flows(self) -> Generator[Generator[Batch, list[Any], None], None, None]:
+        for each in self._after:
+            tree = self._staging.tree(each.folder)
+            if tree is None:
+                continue  # a folder that the command left empty, or never made, has no outputs
+            for name, _ in tree.files():
+                if each.pattern is None or each.pattern.search(name) is not None:
+                    yield self._store_output(each, tree, name)
+
+    def _store_output(self, entry: _Entry, tree: Tree, name: str) -> Generator[Batch, list[Any], None]:
+        try:
+            uploaded: Uploaded = yield from upload_file(
+                self._context, tree, name, bucket=entry.wire.bucket, prefix=entry.wire.prefix
+            )
+        except FileNotFoundError:
+            raise SyncError(f"the output {tree.root / name} vanished before it was uploaded") from None
+        self._ledger.record(uploaded)
+
+    def _verify(
+        self, bucket: str, key: str, versions: frozenset[tuple[int, str]]
+    ) -> Generator[Batch, list[Any], None]:
+        (head,) = yield Batch([partial(self._context.store.head, bucket, key)], 1)
+        if (head.size, head.etag) not in versions:
+            raise SyncError(f"s3://{bucket}/{key} is not what this attempt stored there ({head.size} bytes)")
+
+    def _pump_until_idle(self) -> None:
+        """Work off the mirrors on this thread; returns early when the job is abandoned."""
+        wake = self._watcher.wakened
+        while not all(mirror.tracker.idle for mirror in self._mirrors):
+            wake.clear()
+            due = [each for mirror in self._mirrors if (each := mirror.pump()) is not None]
+            if all(mirror.tracker.idle for mirror in self._mirrors):
+                return
+            pause_s = min(due, default=time.monotonic() + 1.0) - time.monotonic()
+            wake.wait(min(max(pause_s, 0.01), 1.0))
+
+
+def _checked(entry: SyncEntry, settings: SyncSettings) -> _Entry:
+    folder = folders.job_folder(
+        entry.local_path, allowed_roots=settings.allowed_roots, temp_dir=settings.temp_dir
+    )
+    try:
+        pattern = None if entry.pattern is None else compile_pattern(entry.pattern)
+    except ValueError as error:
+        raise SyncError(str(error)) from None
+    return _Entry(entry, folder, pattern)

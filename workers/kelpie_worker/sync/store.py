@@ -1,0 +1,319 @@
+"""S3-compatible storage as the engine sees it: a few calls, each retried, each stopped by the job's gate.
+
+Integrity: every body goes with an explicit CRC32 header, which the store checks on arrival; boto3's own
+checksums are switched to ``when_required``, because it would send trailers that R2 and B2 refuse.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.errors import DamagedTransfer, SyncError
+from kelpie_worker.sync.gate import Gate
+from kelpie_worker.sync.retry import error_code, with_retries
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+READ_BLOCK = 256 * 1024  # bytes between two looks at the gate while receiving
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One object of a listing."""
+
+    key: str
+    size: int  # bytes
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteHead:
+    """What a store says of one object."""
+
+    size: int  # bytes of the whole object
+    etag: str
+    metadata: Mapping[str, str]
+    encrypted: bool  # by the store, in a way that may make the ETag something else than an MD5
+
+
+class ClientFactory:
+    """The process's boto3 client, made at first use: a worker without data to move never loads boto3."""
+
+    def __init__(self, settings: SyncSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+
+    def __call__(self) -> S3Client:
+        """The client; SyncError when boto3 refuses its configuration."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._make()
+            return self._client
+
+    def _make(self) -> S3Client:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+        from botocore.handlers import add_expect_header
+
+        session = boto3.session.Session()
+
+        def client(addressing: Literal["auto", "path"]) -> S3Client:
+            config = Config(
+                retries={"total_max_attempts": 1, "mode": "standard"},  # ours know the job's gate
+                # a connection keeps the connect timeout while it sends, block by block: one stall limit
+                connect_timeout=self._settings.stall_timeout_s,
+                read_timeout=self._settings.stall_timeout_s,
+                max_pool_connections=self._settings.threads + 4,
+                tcp_keepalive=True,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={"addressing_style": addressing, "payload_signing_enabled": False},
+            )
+            region = session.region_name or "us-east-1"
+            return session.client("s3", config=config, region_name=region)
+
+        try:
+            custom = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+            made = client("path" if custom else "auto")
+            host = urlsplit(made.meta.endpoint_url).hostname or ""
+            if not custom and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+                made = client("path")  # an endpoint from the shared configuration file
+        except (BotoCoreError, ValueError) as error:
+            raise SyncError(f"the storage client cannot be configured: {error}") from error
+        # "Expect: 100-continue" costs a round trip per part and hangs with stores that are slow to answer it
+        made.meta.events.unregister("before-call.s3", add_expect_header)
+        return made
+
+
+class Body(io.BytesIO):
+    """Bytes on their way up; each block that is sent asks the gate first, so that an abandoned job stops."""
+
+    def __init__(self, data: bytes, ask: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._ask = ask
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next block, if the job may still send."""
+        self._ask()
+        return super().read(size)
+
+
+class Store:
+    """The storage on behalf of one job. Errors: SyncError, CanceledTransfer, and what a method names."""
+
+    def __init__(self, clients: ClientFactory, gate: Gate, *, max_tries: int) -> None:
+        self._clients = clients
+        self._gate = gate
+        self._max_tries = max_tries
+
+    def list(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
+        """Every object under the prefix."""
+        token: str | None = None
+        while True:
+            arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+            if token is not None:
+                arguments["ContinuationToken"] = token
+
+            def page(arguments: dict[str, Any] = arguments) -> Any:
+                return self._clients().list_objects_v2(**arguments)
+
+            answer = self._try(f"list s3://{bucket}/{prefix}", page)
+            for each in answer.get("Contents", ()):
+                yield RemoteFile(each["Key"], each["Size"], each["ETag"], each["LastModified"])
+            token = answer.get("NextContinuationToken")
+            if not answer.get("IsTruncated") or token is None:
+                return
+
+    def head(self, bucket: str, key: str) -> RemoteHead:
+        """What the store says of the object."""
+        return self._try(f"look at {_url(bucket, key)}", lambda: self._head(bucket, key))
+
+    def fetch(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        etag: str,
+        start: int,
+        length: int,
+        write: Callable[[int, bytes], None],
+    ) -> RemoteHead:
+        """Hand the bytes from ``start`` on to ``write(offset, block)``; all of them arrived when it returns.
+
+        ObjectChanged when the object is no longer the one of ``etag``.
+        """
+
+        def call() -> RemoteHead:
+            ranged: dict[str, Any] = {"Range": f"bytes={start}-{start + length - 1}"} if length else {}
+            answer = self._clients().get_object(Bucket=bucket, Key=key, IfMatch=etag, **ranged)
+            body = answer["Body"]
+            try:
+                received = 0
+                while block := body.read(READ_BLOCK):
+                    self._gate.check()
+                    if received + len(block) > length:
+                        raise DamagedTransfer(f"more than the {length} bytes asked for arrived")
+                    write(start + received, block)
+                    received += len(block)
+            finally:
+                body.close()
+            if received != length:
+                raise DamagedTransfer(f"{received} of {length} bytes arrived")
+            return _remote_head(answer)
+
+        return self._try(f"download {_url(bucket, key)}", call)
+
+    def put(self, bucket: str, key: str, data: bytes, metadata: Mapping[str, str]) -> str:
+        """Store a small object in one piece; returns its ETag."""
+
+        def call() -> str:
+            self._gate.confirm()
+            answer = self._clients().put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=Body(data, self._gate.confirm),
+                ContentLength=len(data),
+                ChecksumCRC32=crc32_header(data),
+                Metadata=metadata,
+            )
+            return answer["ETag"]
+
+        return self._try(f"upload {_url(bucket, key)}", call)
+
+    def create(self, bucket: str, key: str, metadata: Mapping[str, str]) -> str:
+        """Begin a multipart upload; returns its id."""
+
+        def call() -> str:
+            answer = self._clients().create_multipart_upload(
+                Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32", Metadata=metadata
+            )
+            return answer["UploadId"]
+
+        return self._try(f"begin the upload of {_url(bucket, key)}", call)
+
+    def part(self, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> Part:
+        """Send one part; ``number`` counts from 1."""
+        checksum = crc32_header(data)
+
+        def call() -> Part:
+            answer = self._clients().upload_part(
+                Bucket=bucket,
+                Key=key,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=Body(data, self._gate.check),
+                ContentLength=len(data),
+                ChecksumCRC32=checksum,
+            )
+            return Part(number, answer["ETag"], checksum)
+
+        return self._try(f"upload part {number} of {_url(bucket, key)}", call)
+
+    def complete(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        *,
+        size: int,
+        metadata: Mapping[str, str],
+    ) -> str:
+        """Make a multipart upload the object; returns its ETag."""
+        tries = 0
+
+        def call() -> str:
+            nonlocal tries
+            tries += 1
+            self._gate.confirm()
+            listed = [
+                {"PartNumber": part.number, "ETag": part.etag, "ChecksumCRC32": part.checksum}
+                for part in sorted(parts, key=lambda part: part.number)
+            ]
+            try:
+                answer = self._clients().complete_multipart_upload(
+                    Bucket=bucket,
+                    Key=key,
+                    UploadId=upload_id,
+                    MultipartUpload={"Parts": listed},  # type: ignore[typeddict-item]  # the keys are the documented ones
+                )
+            except Exception as error:
+                # The answer to an earlier try may have been lost after the store had acted on it.
+                if tries > 1 and error_code(error) == "NoSuchUpload":
+                    there = self._head(bucket, key)
+                    if there.size == size and there.metadata == metadata:
+                        return there.etag
+                raise
+            return answer["ETag"]
+
+        return self._try(f"complete the upload of {_url(bucket, key)}", call)
+
+    def abort(self, bucket: str, key: str, upload_id: str) -> None:
+        """Throw away a multipart upload and its parts. The gate is not asked: this is how a job leaves."""
+        idle_gate = Gate(lambda: True)
+        with_retries(
+            f"abort the upload of {_url(bucket, key)}",
+            lambda: self._clients().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id),
+            gate=idle_gate,
+            max_tries=self._max_tries,
+        )
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete the object; harmless when there is none."""
+
+        def call() -> None:
+            self._gate.confirm()
+            self._clients().delete_object(Bucket=bucket, Key=key)
+
+        self._try(f"delete {_url(bucket, key)}", call)
+
+    def _head(self, bucket: str, key: str) -> RemoteHead:
+        return _remote_head(self._clients().head_object(Bucket=bucket, Key=key))
+
+    def _try(self, what: str, call: Callable[[], T]) -> T:
+        return with_retries(what, call, gate=self._gate, max_tries=self._max_tries)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part that the store has."""
+
+    number: int
+    etag: str
+    checksum: str
+
+
+def crc32_header(data: bytes) -> str:
+    """The CRC32 of the bytes as S3's headers write it."""
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def _remote_head(answer: Any) -> RemoteHead:
+    whole = answer.get("ContentRange", "").rpartition("/")[2]
+    return RemoteHead(
+        size=int(whole) if whole.isdigit() else answer["ContentLength"],
+        etag=answer["ETag"],
+        metadata=answer.get("Metadata", {}),
+        encrypted=answer.get("ServerSideEncryption", "AES256") != "AES256"
+        or "SSECustomerAlgorithm" in answer,
+    )
+
+
+def _url(bucket: str, key: str) -> str:
+    return f"s3://{bucket}/{key}"
