@@ -286,7 +286,8 @@ def test_rule_11_the_next_job_starts_while_the_last_one_uploads_in_parts(
             sync={"after": [up(bucket, "first/", "out")]},
         )
         second = fleet.submit(
-            "found=$(ls out | wc -l); mkdir -p out; echo $found > out/found", sync={"after": [up(bucket, "second/", "out")]}
+            "found=$(ls out | wc -l); mkdir -p out; echo $found > out/found",
+            sync={"after": [up(bucket, "second/", "out")]},
         )
         fleet.wait_for(second, attempt=1)
         assert fleet.job(first)["status"] == "running"  # still uploading

@@ -42,11 +42,14 @@ class Platform:
         return self._ready
 
     def launch(self) -> None:
-        """Start the guard; events follow."""
+        """Start the guard; events follow. StartupError when the folder cannot be made."""
         data = Path(self.options.data)
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
         logs = data / "logs"
-        logs.mkdir(exist_ok=True)
+        try:
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            logs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StartupError(f"the folder {data} cannot be made: {error.strerror}") from error
         with (logs / "guard.log").open("ab") as log:
             self.guard = subprocess.Popen(
                 [sys.executable, "-m", "kelpie.embedded.guard", self.options.to_json()],

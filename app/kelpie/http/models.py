@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
 
-from kelpie.http import patterns
 from kelpie.job import (
     LEGACY_KEYS,
     MAX_BATCH,
@@ -22,6 +21,7 @@ from kelpie.job import (
     Sync,
     SyncEntry,
 )
+from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
 
 MAX_COMMAND_BYTES = 1024 * 1024
 """The command, its arguments and its environment together, well below what Linux passes to a program."""
@@ -83,14 +83,21 @@ Prefix = Annotated[
     AfterValidator(_folder),
 ]
 LocalPath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_no_nul)]
+
+
+def _runnable(pattern: str) -> str:
+    compile_pattern(pattern)  # an invalid one must not reach a worker, and then the next, and the next
+    return pattern
+
+
 Pattern = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=patterns.MAX_PATTERN_CHARS,
+        max_length=MAX_PATTERN_LENGTH,
         description="A regular expression in ECMAScript syntax, searched in the path relative to the folder.",
     ),
-    AfterValidator(patterns.check),
+    AfterValidator(_runnable),
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
 LabelName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_printable)]

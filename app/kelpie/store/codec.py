@@ -14,11 +14,17 @@ from kelpie.store.records import Event, EventType
 MAX_SPEC_BYTES = 1024 * 1024
 """The JSON of one definition, at most."""
 
+_UNTOLD = JobSpec(command="", container_group_id="").to_wire()
+
 
 def encode_spec(spec: JobSpec) -> bytes:
-    """A definition as JSON, or as its zlib stream where that is smaller. Raises InvalidInputError."""
+    """A definition as JSON, or as its zlib stream where that is smaller. Raises InvalidInputError.
+
+    What has its default value is left out, so that a small job is small in memory too.
+    """
+    told = {name: value for name, value in spec.to_wire().items() if value != _UNTOLD.get(name)}
     try:
-        plain = json.dumps(spec.to_wire(), separators=(",", ":"), ensure_ascii=False).encode()
+        plain = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidInputError("The job holds text that is not Unicode (a lone surrogate).") from None
     if len(plain) > MAX_SPEC_BYTES:

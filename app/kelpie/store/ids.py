@@ -18,12 +18,13 @@ def new_job_id(queue_number: int) -> str:
     """A new id for a job of that queue: a version 4 UUID with 90 random bits."""
     if not 0 < queue_number <= _MASK:
         raise ValueError(f"a queue number is 1…{_MASK}, not {queue_number}")
-    first = (queue_number * _FACTOR) & _MASK
-    return str(uuid.UUID(int=(first << 96) | secrets.randbits(96), version=4))
+    # At the end, because people tell ids apart by how they begin.
+    last = (queue_number * _FACTOR) & _MASK
+    return str(uuid.UUID(int=(secrets.randbits(96) << _BITS) | last, version=4))
 
 
 def queue_number_of(job_id: str) -> int | None:
     """The number of the queue that a job id names; None when it is no job id."""
     if not _CANONICAL.match(job_id):
         return None
-    return (int(job_id[:8], 16) * _INVERSE) & _MASK
+    return (int(job_id[-8:], 16) * _INVERSE) & _MASK

@@ -22,7 +22,7 @@ from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.errors import ObjectChanged, SyncError
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.folders import HIDDEN_PREFIX
-from kelpie_worker.sync.patterns import Pattern
+from kelpie.patterns import Pattern
 from kelpie_worker.sync.store import RemoteFile, RemoteHead
 from kelpie_worker.sync.tree import Snapshot, Tree
 

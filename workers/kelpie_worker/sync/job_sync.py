@@ -24,7 +24,7 @@ from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.ledger import Ledger
 from kelpie_worker.sync.mirror import Mirror
 from kelpie_worker.sync.observer import TransferObserver
-from kelpie_worker.sync.patterns import Pattern, compile_pattern
+from kelpie.patterns import Pattern, compile_pattern
 from kelpie_worker.sync.pool import Priority, TransferPool
 from kelpie_worker.sync.staging import Staging
 from kelpie_worker.sync.store import ClientFactory, Store
@@ -185,6 +185,8 @@ class JobSync:
     def clean(self) -> None:
         """Empty the job's own folders, unless the next job has them, and delete copies. Nothing else is
         touched; may be repeated. What cannot be deleted is logged."""
+        if self.busy:
+            self.abandon()
         self._watcher.stop()
         self._watching = False
         if self._gate.abandoned and not self._pool.wait_idle(self._lanes.values(), QUIET_TIMEOUT_S):

@@ -4,8 +4,8 @@ No input and no output: paths are names relative to the folder, times are second
 the caller passes in. Every name is in at most one of two states:
 
 * *dirty*: something happened to it; it is looked at again when it is due;
-* *active*: one look at it, or one upload or deletion, is in progress. Whatever happens to it meanwhile makes it
-  dirty again when that ends, so there is never more than one at a time and one more follows a change.
+* *active*: one look at it, or one upload or deletion, is in progress. Whatever happens to it meanwhile makes
+  it dirty again when that ends, so there is never more than one at a time and one more follows a change.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ class Watcher:
         """Watch, then scan once for what was there before: nothing falls in between."""
         from watchdog.observers.inotify import InotifyObserver
 
-        _hear_of_overflows()
+        _tame_watchdog()
         _live.add(self)
         self._observer = InotifyObserver()
         self._observer.start()
@@ -211,7 +212,9 @@ class _OverflowListener(logging.Handler):
                 watcher.scan_all()
 
 
-def _hear_of_overflows() -> None:
+def _tame_watchdog() -> None:
+    # It warns, at length, of every folder that it finds both by its event and by its own look.
+    warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning, module="watchdog")
     logger = logging.getLogger("watchdog")
     if not any(isinstance(handler, _OverflowListener) for handler in logger.handlers):
         logger.addHandler(_OverflowListener(logging.WARNING))

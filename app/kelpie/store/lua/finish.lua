@@ -62,9 +62,11 @@ if mine then
   return answer()
 end
 
--- Not the holder: only a user may go on, on a job that nobody holds, with a report that needs no holder.
-if secret ~= '' or by_hand == '' or job.attempt_state == 'held' or not (failing or outcome == 'completed') then
-  local why = refusal(job, secret, node)
+-- Not the holder: only a user may go on, on a job that nobody holds, with a report that needs no holder. An old
+-- worker shows no lease and looks like a user; its earlier attempt gives it away.
+local why = refusal(job, secret, node)
+local needs_no_holder = failing or outcome == 'completed'
+if secret ~= '' or by_hand == '' or why == 'superseded' or job.attempt_state == 'held' or not needs_no_holder then
   if why == 'not_holder' and not job.live then why = job.status end
   return lease_lost(why)
 end

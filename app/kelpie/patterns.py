@@ -1,7 +1,7 @@
 """The ``pattern`` of a sync entry: ECMAScript syntax, matched by RE2 in time linear in the text.
 
-Look-around and back-references have no linear-time form and are refused. Imports nothing of ours, so the API
-checks patterns with the same code when a job is submitted.
+Look-around and back-references have no linear-time form and are refused. The API checks patterns at submit
+with the code that the worker runs them with.
 """
 
 from __future__ import annotations

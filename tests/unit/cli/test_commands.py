@@ -1,0 +1,297 @@
+"""The command line: what it sends, what it shows, and what its exit code says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kelpie.cli import COMMANDS, exit_codes
+from tests.unit.cli.conftest import JOB_ID, Said, Scripted, job_wire
+
+Run = Callable[..., Said]
+
+ESCAPE = "\x1b[2J\x1b]0;owned\x07[bold red]\u202eevil\r\n"
+
+
+def test_submit_sends_the_whole_job(kelpie: Run, server: Scripted) -> None:
+    server.answer(202, job_wire())
+    said = kelpie(
+        *("submit", "--queue", "q", "--before", "s3://b/in:/input", "--during", "/ckpt:s3://b/ck/"),
+        *("--after", "/out:s3://b", "--env", "A=1=2", "--env", "B=", "--label", "k=v", "--max-failures", "5"),
+        *("--heartbeat-interval", "7", "--priority", "9", "--webhook", "https://example.org/hook"),
+        *("--compression", "--", "python", "sim.py", "--steps", "1000"),
+    )
+    assert said == Said(0, f"{JOB_ID}\n", "")
+    request = server.requests[0]
+    assert (request.method, request.path) == ("POST", "/jobs")
+    assert request.headers["X-Kelpie-Key"] == "klp_secret"
+    assert request.body == {
+        "command": "python",
+        "arguments": ["sim.py", "--steps", "1000"],
+        "container_group_id": "q",
+        "environment": {"A": "1=2", "B": ""},
+        "labels": {"k": "v"},
+        "max_failures": 5,
+        "heartbeat_interval": 7,
+        "priority": 9,
+        "webhook": "https://example.org/hook",
+        "compression": True,
+        "sync": {
+            "before": [{"bucket": "b", "prefix": "in/", "local_path": "/input", "direction": "download"}],
+            "during": [{"bucket": "b", "prefix": "ck/", "local_path": "/ckpt", "direction": "upload"}],
+            "after": [{"bucket": "b", "prefix": "", "local_path": "/out", "direction": "upload"}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--before", "b/in:/input"),
+        ("--before", "s3://b/in"),
+        ("--before", "s3:///in:/input"),
+        ("--before", "s3://b/in:"),
+        ("--during", "/ckpt:b/ck"),
+        ("--during", ":s3://b/ck"),
+        ("--after", "/out:s3://"),
+        ("--after", "/out:s3://b//x"),
+        ("--after", "s3://a:s3://b"),
+    ],
+)
+def test_a_wrong_sync_entry_is_a_usage_error_that_shows_the_right_form(
+    kelpie: Run, server: Scripted, option: str, text: str
+) -> None:
+    said = kelpie("submit", "--queue", "q", option, text, "--", "true")
+    assert said.code == exit_codes.USAGE
+    assert text in said.err
+    assert "s3://bucket/prefix" in said.err
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["submit", "--queue", "q"],
+        ["submit", "--", "true"],
+        ["submit", "--queue", "q", "--env", "novalue", "--", "true"],
+        ["submit", "--queue", "q", "--max-failures", "0", "--", "true"],
+        ["submit", "--queue", "q", "--file", "-", "--", "true"],
+        ["jobs", "--status", "sleeping"],
+        ["job"],
+        ["cancel"],
+        ["cancel", JOB_ID, "--queue", "q"],
+        ["delete"],
+        ["nonsense"],
+    ],
+)
+def test_a_wrong_command_line_is_a_usage_error(kelpie: Run, server: Scripted, argv: list[str]) -> None:
+    assert kelpie(*argv).code == exit_codes.USAGE
+    assert not server.requests
+
+
+def test_submit_file_takes_one_job_or_many(kelpie: Run, server: Scripted, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps({"command": "true"}))
+    server.answer(202, job_wire())
+    assert kelpie("submit", "--file", str(file)).code == 0
+    server.answers.clear()
+    server.answer(202, [job_wire(), job_wire()])
+    file.write_text(json.dumps([{"command": "true"}, {"command": "true"}]))
+    said = kelpie("submit", "--file", str(file), "--json")
+    assert [one["id"] for one in json.loads(said.out)] == [JOB_ID, JOB_ID]
+    assert [request.path for request in server.requests] == ["/jobs", "/jobs/batch"]
+
+
+@pytest.mark.parametrize("content", ["{", "3", '["x"]', "[" * 100_000, "\xff"])
+def test_submit_refuses_a_file_that_is_no_job(
+    kelpie: Run, server: Scripted, tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(content, encoding="latin-1")
+    assert kelpie("submit", "--file", str(file)).code == exit_codes.USAGE
+    assert not server.requests
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("canceled", 1)])
+def test_submit_wait_says_how_the_job_ended(kelpie: Run, server: Scripted, status: str, code: int) -> None:
+    server.answer(202, job_wire())
+    server.answer(200, job_wire(status=status))
+    said = kelpie("submit", "--queue", "q", "--wait", "--", "true")
+    assert (said.code, said.out) == (code, f"{JOB_ID} {status}\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (400, {"error": "Bad", "message": "no", "errors": [{"path": "command", "message": "empty"}]}, 2),
+        (404, {"error": "Not Found", "message": "no such job"}, 3),
+        (401, {"error": "Unauthorized", "message": "no key"}, 4),
+        (403, {"error": "Forbidden", "message": "wrong key"}, 4),
+        (409, {"error": "Conflict", "message": "it has completed"}, 6),
+        (409, {"error": "Conflict", "message": "lost", "reason": "superseded"}, 6),
+        (413, {"error": "Too Large", "message": "too large"}, 2),
+        (500, {"error": "Internal", "message": "our fault"}, 5),
+        (503, {"error": "Unavailable", "message": "no Redis"}, 5),
+        (302, {}, 5),
+        (200, b"<html>not an API</html>", 5),
+        (502, b"<html>bad gateway</html>", 5),
+    ],
+)
+def test_the_exit_code_says_what_went_wrong(
+    kelpie: Run, server: Scripted, status: int, body: Any, code: int
+) -> None:
+    server.answer(status, body, Location="/elsewhere")
+    said = kelpie("job", JOB_ID)
+    assert said.code == code
+    assert said.out == ""
+    assert said.err.startswith("kelpie: ")
+    assert "Traceback" not in said.err
+
+
+def test_an_api_that_is_not_there_is_unreachable(
+    kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KELPIE_API_URL", "http://user:hunter2@127.0.0.1:9")
+    said = kelpie("jobs")
+    assert said.code == exit_codes.UNREACHABLE
+    assert "hunter2" not in said.err
+    assert "klp_secret" not in said.err
+
+
+def test_jobs_shows_a_table(kelpie: Run, server: Scripted) -> None:
+    server.answer(
+        200,
+        {"_count": 1, "jobs": [job_wire(status="running", machine_id="node-7", attempt=4, num_failures=2)]},
+    )
+    said = kelpie("jobs", "--status", "running", "--queue", "a b&c", "--limit", "7", "--oldest")
+    heading, row = said.out.splitlines()
+    assert heading.split() == ["status", "id", "queue", "attempt", "failures", "node", "age"]
+    assert row.split()[:6] == ["running", JOB_ID, "q", "4", "2/3", "node-7"]
+    path = "/jobs?status=running&container_group_id=a+b%26c&page=1&page_size=7&asc=true"
+    assert server.requests[0].path == path
+
+
+def test_jobs_reads_as_many_pages_as_it_needs(
+    kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    for count in (2, 2, 1):
+        server.answer(200, {"_count": count, "jobs": [job_wire()] * count})
+    assert len(json.loads(kelpie("jobs", "--json", "--limit", "100").out)) == 5
+    assert len(server.requests) == 3
+
+
+def test_job_shows_the_attempts(kelpie: Run, server: Scripted) -> None:
+    attempts = [
+        {
+            "attempt": 1,
+            "machine_id": "node-1",
+            "start": "2026-11-24T00:00:00.000Z",
+            "end": "2026-11-24T00:01:05.000Z",
+            "outcome": "app_failed",
+            "exit_code": 3,
+            "reason": "killed by signal 9 (SIGKILL)",
+            "last_heartbeat": None,
+        },
+        {"attempt": 2, "machine_id": "node-2", "start": "2026-11-24T00:02:00.000Z"},
+    ]
+    server.answer(200, job_wire(attempts=attempts))
+    said = kelpie("job", JOB_ID)
+    assert "1m05s" in said.out
+    assert "app_failed" in said.out
+    assert "killed by signal 9" in said.out
+    assert "running" in said.out.splitlines()[-1]
+    shown = json.loads(kelpie("job", JOB_ID, "--json").out)
+    assert [one["outcome"] for one in shown["attempts"]] == ["app_failed", None]
+
+
+def test_hostile_text_reaches_the_terminal_as_harmless_text(kelpie: Run, server: Scripted) -> None:
+    hostile = job_wire(
+        container_group_id=ESCAPE,
+        machine_id=ESCAPE,
+        command=ESCAPE,
+        labels={ESCAPE: ESCAPE},
+        attempts=[
+            {"attempt": 1, "machine_id": ESCAPE, "start": "2026-11-24T00:00:00.000Z", "reason": ESCAPE}
+        ],
+    )
+    server.answer(200, {"_count": 1, "jobs": [hostile]})
+    listed = kelpie("jobs")
+    as_json = kelpie("jobs", "--json")
+    server.answers.clear()
+    server.answer(200, hostile)
+    shown = kelpie("job", JOB_ID)
+    server.answers.clear()
+    server.answer(404, {"error": "x", "message": ESCAPE})
+    refused = kelpie("job", JOB_ID)
+    for text in (listed.out, as_json.out, shown.out, refused.err):
+        assert not {"\x1b", "\x07", "\r", "\u202e"} & set(text)
+    assert "[bold red]" in listed.out  # shown, not obeyed
+    assert r"\x1b[2J" in listed.out
+    assert json.loads(as_json.out)[0]["machine_id"] == ESCAPE
+
+
+def test_cancel_and_delete(kelpie: Run, server: Scripted) -> None:
+    server.answer(202, {"message": "Job canceled"})
+    assert kelpie("cancel", JOB_ID, "other").code == 0
+    server.answers.clear()
+    server.answer(200, {"count": 3})
+    assert kelpie("cancel", "--queue", "a/b", "--json").out == '{\n  "count": 3\n}\n'
+    assert kelpie("delete", "--yes", JOB_ID).code == 0
+    assert [(request.method, request.path) for request in server.requests] == [
+        ("DELETE", f"/jobs/{JOB_ID}"),
+        ("DELETE", "/jobs/other"),
+        ("DELETE", "/jobs/container-groups/a%2Fb"),
+        ("DELETE", f"/jobs/{JOB_ID}?purge=true"),
+    ]
+
+
+def test_keys_create_makes_a_user_and_shows_the_key(kelpie: Run, server: Scripted) -> None:
+    server.answer(201, {"id": "user-2", "username": "alice", "created": "2026-11-24T00:00:00.000Z"})
+    server.answer(201, {"token": "klp_new"})
+    said = kelpie("keys", "create", "alice", "--project", "p")
+    assert (said.code, said.out) == (0, "klp_new\n")
+    assert [request.path for request in server.requests] == ["/users", "/users/user-2/token"]
+    assert server.requests[1].body == {"org_name": "default", "project_name": "p"}
+
+
+def test_every_command_has_help_with_examples(kelpie: Run) -> None:
+    for name in COMMANDS:
+        said = kelpie(name, "--help")
+        assert said.code == 0, name
+        assert "Examples:" in said.out, name
+        assert "Exit codes:" in said.out, name
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "missing"),
+    [("api", "server", "gevent"), ("platform", "server", "pydantic"), ("demo", "demo", "numpy")],
+)
+def test_a_command_whose_extra_is_missing_says_which(name: str, extra: str, missing: str) -> None:
+    # As in an environment without the package: its import fails.
+    script = f"import sys; sys.modules[{missing!r}] = None; from kelpie.cli import main; main([{name!r}])"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert said.returncode == exit_codes.CONFIG
+    assert f"pip install 'kelpie-jobs[{extra}]'" in said.stderr
+    assert missing in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_the_bare_install_is_enough_for_the_client_and_its_commands() -> None:
+    allowed = {"click", "rich", "urllib3", "pygments", "markdown_it", "mdurl", "brotli", "zstandard"}
+    script = (
+        "import sys; from kelpie import Client; import kelpie.cli; "
+        "[kelpie.cli.cli.get_command(None, name) for name in "
+        "('submit', 'jobs', 'job', 'cancel', 'delete', 'keys')]; "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(said.stdout.split()) - set(sys.stdlib_module_names)
+    foreign = {name for name in loaded if not name.startswith(("_", "kelpie"))}
+    assert foreign <= allowed, foreign - allowed
