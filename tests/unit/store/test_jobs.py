@@ -220,7 +220,7 @@ def test_a_page_is_found_without_reading_every_id(
             read.extend(len(answer) for answer in answers if isinstance(answer, list))
             return answers
 
-        made.execute = run
+        monkeypatch.setattr(made, "execute", run)
         return made
 
     monkeypatch.setattr(sut.redis, "pipeline", counting)
