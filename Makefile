@@ -24,7 +24,7 @@ docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
 
 bench: $(VENV)/dev.done  ## Print the benchmarks' figures
-	for script in tests/bench/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in lease latency worker_memory; do $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml

@@ -1,6 +1,6 @@
 """Prints the memory of an idle worker that leases over HTTP. Goal: under 60 MB resident.
 
-Run: ``python tests/bench/worker_memory.py``. A tiny HTTP server stands in for the API.
+Run: ``python -m tests.bench.worker_memory``. A tiny HTTP server stands in for the API.
 """
 
 from __future__ import annotations

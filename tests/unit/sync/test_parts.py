@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kelpie.job import Sync
-from kelpie_worker.sync.flow import Batch, run_all
 from kelpie.patterns import compile_pattern
+from kelpie_worker.sync.flow import Batch, run_all
 from kelpie_worker.sync.pool import Priority, TransferPool
 from kelpie_worker.sync.tracker import Tracker
 from kelpie_worker.sync.tree import Snapshot

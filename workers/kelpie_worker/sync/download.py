@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from kelpie.job import SyncEntry
+from kelpie.patterns import Pattern
 from kelpie_worker.sync import checksums, compression
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.errors import ObjectChanged, SyncError
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.folders import HIDDEN_PREFIX
-from kelpie.patterns import Pattern
 from kelpie_worker.sync.store import RemoteFile, RemoteHead
 from kelpie_worker.sync.tree import Snapshot, Tree
 

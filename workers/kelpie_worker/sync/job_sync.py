@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from kelpie.job import SyncEntry
+from kelpie.patterns import Pattern, compile_pattern
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download, folders
@@ -24,7 +25,6 @@ from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.ledger import Ledger
 from kelpie_worker.sync.mirror import Mirror
 from kelpie_worker.sync.observer import TransferObserver
-from kelpie.patterns import Pattern, compile_pattern
 from kelpie_worker.sync.pool import Priority, TransferPool
 from kelpie_worker.sync.staging import Staging
 from kelpie_worker.sync.store import ClientFactory, Store

@@ -12,13 +12,13 @@ from typing import Any
 import structlog
 
 from kelpie.job import SyncEntry
+from kelpie.patterns import Pattern
 from kelpie_worker.sync import flow
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import Downloaded
 from kelpie_worker.sync.errors import CanceledTransfer, SourceChanged
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.ledger import Ledger
-from kelpie.patterns import Pattern
 from kelpie_worker.sync.pool import Lane
 from kelpie_worker.sync.tracker import Change, Tracker
 from kelpie_worker.sync.tree import Snapshot, Tree

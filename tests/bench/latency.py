@@ -1,0 +1,73 @@
+"""Prints how long a job waits: from submit to its command, and from its node's SIGKILL to its resume.
+
+Run from the repository: python -m tests.bench.latency [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kelpie.embedded.s3 import S3Server
+from kelpie.embedded.valkey import ValkeyServer
+from tests.api import ApiServer
+from tests.system.fleet import Fleet
+from tests.waiting import wait_until
+
+HEARTBEAT_S = 1
+
+
+def started(folder: Path, name: str) -> float:
+    """When the command wrote its start time, in seconds since 1970."""
+    path = folder / name
+    return float(
+        wait_until(lambda: path.exists() and path.read_text().strip(), f"{path} is written", timeout_s=30)
+    )
+
+
+def show(what: str, seconds: list[float]) -> None:
+    """One line: median and worst."""
+    print(f"{what:46} median {statistics.median(seconds) * 1e3:7.0f} ms   max {max(seconds) * 1e3:7.0f} ms")
+
+
+def main(rounds: int) -> None:
+    """Measure on an own Valkey, API and nodes."""
+    with tempfile.TemporaryDirectory() as text, ValkeyServer(Path(text) / "valkey") as broker:
+        root = Path(text)
+        with ApiServer(broker.url, root / "api") as server, S3Server(root / "s3") as s3:
+            fleet = Fleet(server.new_user(), root / "nodes", "bench", storage=s3.environment)
+            try:
+                node = fleet.node()
+                fleet.wait(fleet.submit("true"), "completed")
+                idle = []
+                for n in range(rounds):
+                    sent = time.time()
+                    job = fleet.submit(f"date +%s.%N > .at-{n} && mv .at-{n} at-{n}")
+                    idle.append(started(node.folder, f"at-{n}") - sent)
+                    fleet.wait(job, "completed")
+                lost = []
+                for n in range(max(3, rounds // 5)):
+                    note = f"date +%s.%N > .n-{n} && mv .n-{n} n-{n}-$KELPIE_ATTEMPT"
+                    script = f"{note}; [ $KELPIE_ATTEMPT = 2 ] || sleep 60"
+                    job = fleet.submit(script, heartbeat_interval=HEARTBEAT_S)
+                    holder = fleet.holder(fleet.wait_for(job, attempt=1)["id"])
+                    started(holder.folder, f"n-{n}-1")
+                    other = fleet.node(f"spare-{n}")
+                    wait_until(
+                        lambda node=other: node.log.exists() and node.says("worker started"), "it polls"
+                    )
+                    died = time.time()
+                    holder.kill()
+                    lost.append(started(other.folder, f"n-{n}-2") - died)
+                    fleet.wait(job, "completed")
+            finally:
+                fleet.close()
+    show("submit to command, idle node", idle)
+    show(f"SIGKILL to resume, lease {2 * HEARTBEAT_S} s", lost)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
