@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import psutil
 import urllib3
 
 from kelpie.embedded.processes import LOOPBACK, Server, free_ports
@@ -42,6 +43,14 @@ class ApiServer(Server):
             return bool(self.http.request("GET", f"{self.url}/readyz", timeout=5).status == 200)
         except urllib3.exceptions.HTTPError:
             return False
+
+    def kill(self) -> None:
+        """SIGKILL of gunicorn and its workers: the whole machine of the API is gone."""
+        family = psutil.Process(self.pid).children(recursive=True) if self.running else []
+        for one in family:
+            one.kill()
+        super().kill()
+        psutil.wait_procs(family, timeout=10)
 
     def admin(self) -> ApiUser:
         """The API as its admin sees it."""

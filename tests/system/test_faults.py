@@ -165,3 +165,19 @@ def test_a_store_that_is_down_fails_the_attempt_before_the_command_starts(fleet:
     assert outcomes(failed) == ["sync_failed"]
     assert failed["attempts"][0]["reason"]
     assert not (node.folder / "ran").exists()
+
+
+def test_a_node_that_comes_back_on_its_old_disk_uploads_nothing_of_its_dead_attempt(
+    fleet: Fleet, s3: S3Server, bucket: str
+) -> None:
+    first = fleet.node("phoenix")
+    job = fleet.submit(
+        "mkdir -p ck; echo stale > ck/stale; sleep 60", sync={"during": [up(bucket, "one/", "ck")]}
+    )
+    wait_until(lambda: "one/stale" in keys(s3, bucket), f"the command runs\n{fleet.describe(job)}")
+    first.kill()
+    fleet.api.ok("DELETE", f"/jobs/{job}")
+    fleet.node("phoenix")
+    following = fleet.submit("echo new > ck/new", sync={"during": [up(bucket, "two/", "ck")]})
+    fleet.wait(following, "completed")
+    assert keys(s3, bucket) == {"one/stale", "two/new"}

@@ -17,6 +17,9 @@ from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
 from kelpie_worker.sync import SyncEngine
 
+JOURNAL_NAME = ".kelpie-folders.json"
+"""Beside the state file: which folders hold a job's data, for the worker that follows a killed one."""
+
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -32,7 +35,8 @@ def run(settings: Settings) -> int:
         log.error("worker cannot start", error=str(error))  # noqa: TRY400  (a sentence, no traceback)
         return BAD_SETTINGS
     state = StateFile(settings.state_file)
-    engine = SyncEngine(settings.sync, state)
+    engine = SyncEngine(settings.sync, state, journal=settings.state_file.with_name(JOURNAL_NAME))
+    engine.recover()
     state.open()
     log.info("worker started", queue=settings.container_group_id, direct=settings.direct)
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync.job_sync import JobSync
+from kelpie_worker.sync.journal import FolderJournal
 from kelpie_worker.sync.observer import TransferObserver
 from kelpie_worker.sync.pool import TransferPool
 from kelpie_worker.sync.store import ClientFactory
@@ -17,15 +19,25 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class SyncEngine:
-    """Moves the data of all jobs of a node over one bounded pool of threads."""
+    """Moves the data of all jobs of a node over one bounded pool of threads.
 
-    def __init__(self, settings: SyncSettings, observer: TransferObserver) -> None:
+    ``journal`` is the file that remembers which folders are in use, for the worker that follows a killed one.
+    """
+
+    def __init__(
+        self, settings: SyncSettings, observer: TransferObserver, *, journal: Path | None = None
+    ) -> None:
         self._settings = settings
         self._observer = observer
         self._clients = ClientFactory(settings)
         self._pool = TransferPool(settings.threads)
+        self._journal = FolderJournal(journal, settings.temp_dir)
         self._lock = threading.Lock()
         self._jobs: set[JobSync] = set()
+
+    def recover(self) -> None:
+        """Empty the folders that an earlier worker of this node was killed over. Before the first job."""
+        self._journal.recover()
 
     def prepare(self, job: LeasedJob, may_write: Callable[[], bool] = lambda: True) -> JobSync:
         """Check every folder and pattern of the job, and make the folders.
@@ -42,6 +54,7 @@ class SyncEngine:
             may_write=may_write,
             on_clean=self._forget,
         )
+        self._journal.begin(job.id, job.attempt, sync.folders)
         with self._lock:
             self._jobs.add(sync)
         return sync
@@ -55,5 +68,6 @@ class SyncEngine:
         self._pool.close(CLOSE_TIMEOUT_S)
 
     def _forget(self, job: JobSync) -> None:
+        self._journal.end(job.job_id, job.attempt)
         with self._lock:
             self._jobs.discard(job)

@@ -112,6 +112,21 @@ class JobSync:
         ]
         self._watching = False
 
+    @property
+    def job_id(self) -> str:
+        """The job."""
+        return self._context.job_id
+
+    @property
+    def attempt(self) -> int:
+        """The attempt at it."""
+        return self._context.attempt
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """The folders that hold its data."""
+        return self._folders
+
     def download(self) -> None:
         """Fetch all ``before`` entries; every file is in place and verified when this returns.
 

@@ -13,6 +13,7 @@ import structlog
 
 from kelpie_worker.sync.errors import SyncError
 from kelpie_worker.sync.folders import HIDDEN_PREFIX, empty_folder, outermost
+from kelpie_worker.sync.journal import STAGED_ID_CHARS
 from kelpie_worker.sync.tree import Tree
 
 log = structlog.get_logger(__name__)
@@ -27,7 +28,7 @@ class Staging:
     """
 
     def __init__(self, job_id: str, temp_dir: Path) -> None:
-        self._name = f"{HIDDEN_PREFIX}{job_id[:8]}-"
+        self._name = f"{HIDDEN_PREFIX}{job_id[:STAGED_ID_CHARS]}-"
         self._temp_dir = temp_dir
         self._holders: list[Path] = []
         self._moved: dict[Path, Path] = {}
