@@ -18,9 +18,12 @@ from tests.api import ApiServer, ApiUser, Reply
 from tests.factories import job_body
 from tests.waiting import wait_until
 
+UNKNOWN = "c7b785ab-764a-4280-9a22-9c2eaedd039d"
+"""An id that nobody was given."""
+
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 UNKNOWN_IDS = [
-    str(uuid.uuid4()),
+    "c7b785ab-764a-4280-9a22-9c2eaedd039d",
     "00000000-0000-0000-0000-000000000000",
     "nonsense",
     "x" * 300,
@@ -84,20 +87,20 @@ PROTECTED = [
     ("POST", "/jobs/batch"),
     ("GET", "/jobs"),
     ("DELETE", "/jobs"),
-    ("GET", f"/jobs/{uuid.uuid4()}"),
-    ("DELETE", f"/jobs/{uuid.uuid4()}"),
+    ("GET", f"/jobs/{UNKNOWN}"),
+    ("DELETE", f"/jobs/{UNKNOWN}"),
     ("DELETE", "/jobs/container-groups/g"),
     ("GET", "/work?machine_id=n&container_group_id=g"),
-    *(("POST", f"/jobs/{uuid.uuid4()}/{name}") for name in REPORTS),
+    *(("POST", f"/jobs/{UNKNOWN}/{name}") for name in REPORTS),
     ("POST", "/users"),
-    ("POST", f"/users/{uuid.uuid4()}/token"),
+    ("POST", f"/users/{UNKNOWN}/token"),
     ("GET", "/users/me"),
     ("DELETE", "/users"),
 ]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
     ("POST", "/users"),
-    ("POST", f"/users/{uuid.uuid4()}/token"),
+    ("POST", f"/users/{UNKNOWN}/token"),
     ("DELETE", "/users"),
 ]
 
@@ -178,15 +181,13 @@ def test_a_body_needs_no_content_type(api: ApiUser, group: str, content_type: st
     assert api.request("POST", "/jobs", body=body, headers=headers)[0] == 202
 
 
-@pytest.mark.parametrize(
-    "path", ["/jobs", "/jobs/batch", *(f"/jobs/{uuid.uuid4()}/{name}" for name in REPORTS)]
-)
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", *(f"/jobs/{UNKNOWN}/{name}" for name in REPORTS)])
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"a": NaN', b"[" * 10_000])
 def test_malformed_json_is_400(api: ApiUser, path: str, body: bytes) -> None:
     assert "not JSON" in refused(api.request("POST", path, body=body), 400, "Invalid Input")["message"]
 
 
-@pytest.mark.parametrize("path", ["/jobs", *(f"/jobs/{uuid.uuid4()}/{name}" for name in REPORTS)])
+@pytest.mark.parametrize("path", ["/jobs", *(f"/jobs/{UNKNOWN}/{name}" for name in REPORTS)])
 @pytest.mark.parametrize("body", [[], "x", 5, True])
 def test_a_body_that_is_no_object_is_400(api: ApiUser, path: str, body: Any) -> None:
     refused(api.request("POST", path, body=json.dumps(body).encode()), 400, "Invalid Input")
