@@ -95,7 +95,7 @@ class ApiUser:
         )
         text = reply.data.decode()
         is_json = reply.headers.get("Content-Type", "").startswith("application/json")
-        return reply.status, reply.headers, (_load(text) if is_json else text)
+        return reply.status, reply.headers, (_load(text) if is_json and text else text)
 
     def ok(self, method: str, path: str, **how: Any) -> Any:
         """The parsed answer of a call that must succeed."""

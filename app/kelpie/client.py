@@ -46,6 +46,8 @@ from kelpie.job import (
 DEFAULT_URL = "http://127.0.0.1:8080"
 PAGE_SIZE = 500  # jobs per request of a list
 
+OUTAGE_S = 600.0
+"""How long `Client.wait` bears an API that cannot be reached, in seconds."""
 _CONNECT_TIMEOUT_S = 5.0
 _TRIES = 5
 _BACKOFF_S = (0.1, 5.0)  # the first pause and the longest one
@@ -218,14 +220,25 @@ class Client:
         return [_attempt(one) for one in wire.get("attempts") or ()]
 
     def wait(self, job_id: str, timeout_s: float | None = None, *, poll_s: float = 1.0) -> Job:
-        """Wait until the job has ended, whatever its end. TimeoutError after ``timeout_s`` seconds."""
+        """Wait until the job has ended, whatever its end. TimeoutError after ``timeout_s`` seconds.
+
+        An outage of up to OUTAGE_S is waited out, then UnavailableError is raised.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        answered = time.monotonic()
+        said = "of unknown status"
         while True:
-            job = self.job(job_id)
-            if job.done:
-                return job
+            try:
+                job = self.job(job_id)
+            except UnavailableError:
+                if time.monotonic() - answered > OUTAGE_S:
+                    raise
+            else:
+                if job.done:
+                    return job
+                answered, said = time.monotonic(), job.status
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:g} s")
+                raise TimeoutError(f"job {job_id} is still {said} after {timeout_s:g} s")
             time.sleep(poll_s)
 
     def cancel(self, job_id: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from openapi_spec_validator import validate
@@ -848,3 +850,36 @@ def test_a_stopping_api_answers_open_long_polls_at_once_and_ends_in_good_order(o
         wait_until(lambda: all(poll.running() for poll in polls), "the polls are under way")
         own_server.stop()
         assert [poll.result()[::2] for poll in polls] == [(200, [])] * 4
+
+
+def test_a_poll_whose_client_has_gone_leases_nothing(api: ApiUser, group: str) -> None:
+    parts = urlsplit(api.url)
+    assert parts.hostname
+    path = f"/work?machine_id=dead&container_group_id={group}&wait=20"
+    with socket.create_connection((parts.hostname, parts.port or 80)) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Kelpie-Key: {api.key}\r\n\r\n".encode())
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):  # it waits
+            client.recv(1)
+    job = api.submit(job_body(container_group_id=group))
+    [leased] = api.ok("GET", f"/work?machine_id=alive&container_group_id={group}&wait=5")
+    assert (leased["id"], leased["machine_id"], leased["attempt"]) == (job["id"], "alive", 1)
+
+
+def test_a_head_request_leases_nothing(api: ApiUser, group: str) -> None:
+    job = api.submit(job_body(container_group_id=group))
+    status, _, _ = api.request("HEAD", f"/work?machine_id=probe&container_group_id={group}")
+    assert status == 405
+    assert api.job(job["id"])["status"] == "pending"
+
+
+def test_a_used_up_request_id_never_speaks_for_two_attempts(api: ApiUser, group: str) -> None:
+    job = api.submit(job_body(container_group_id=group))
+    same = {"Idempotency-Key": "a-constant-key-of-a-careless-worker"}
+    path = f"/work?machine_id=node&container_group_id={group}"
+    [leased] = api.ok("GET", path, headers=same)
+    report = {"machine_id": "node", "container_group_id": group, "lease": leased["lease"]}
+    api.ok("POST", f"/jobs/{job['id']}/released", json=report)
+    status, _, answer = api.request("GET", path, headers=same)
+    assert (status, answer["reason"]) == (409, "closed")
+    assert api.ok("GET", path)[0]["attempt"] == 2

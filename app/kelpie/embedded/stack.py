@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -236,9 +237,12 @@ def bound_logs(folder: Path) -> None:
     Copied and truncated, because its writer keeps it open; it appends, so it goes on at the new start.
     """
     for log in folder.glob("*.log"):
-        if log.stat().st_size > _LOG_BYTES:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            os.truncate(log, 0)
+        with contextlib.suppress(OSError):  # a full disk must not end what runs; a log may just have gone
+            if log.stat().st_size > _LOG_BYTES:
+                try:
+                    shutil.copyfile(log, log.with_suffix(".log.1"))
+                finally:
+                    os.truncate(log, 0)
 
 
 def _stop_together(stage: list[Server], grace_s: float, hurry: Callable[[], bool]) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from kelpie.http.auth import authenticate
+from kelpie.http.connections import is_connected
 from kelpie.http.context import principal, scope, services
 from kelpie.http.models import FailureBody, ReportBody, WorkHeaders, WorkQuery
 from kelpie.http.openapi import WORK, replies, spec
@@ -26,12 +29,15 @@ REFUSALS = {"HTTP_404": ErrorReply, "HTTP_409": ErrorReply}
 @spec.validate(resp=replies(HTTP_200=WorkListReply), tags=[WORK], operation_id="leaseJob")
 def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
     """A list of one job, leased to this node, or of none when none came within `wait` seconds."""
+    if request.method == "HEAD":  # which Flask adds to every GET: nobody would read the lease
+        raise MethodNotAllowed(["GET"])
     leased = services().poller.poll(
         principal().user_id,
         query.container_group_id,
         query.machine_id,
         headers.idempotency_key or uuid.uuid4().hex,
         query.wait,
+        is_there=partial(is_connected, request.environ.get("gunicorn.socket")),
     )
     return [leased.to_wire()] if leased else []
 

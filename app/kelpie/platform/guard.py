@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 PORTS = {"http": 80, "https": 443}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+SIX_TO_FOUR_RELAYS = ipaddress.ip_network("192.88.99.0/24")
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 Resolve = Callable[..., list[tuple[Any, ...]]]
 """The signature of :func:`socket.getaddrinfo`."""
@@ -84,6 +86,8 @@ def is_public(address: str) -> bool:
             return is_public(str(ip.ipv4_mapped))
         if ip in NAT64:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        if ip in SIX_TO_FOUR or ip.teredo is not None:
+        if ip not in GLOBAL_UNICAST or ip in SIX_TO_FOUR or ip.teredo is not None:
             return False
+    elif ip in SIX_TO_FOUR_RELAYS:
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)

@@ -8,8 +8,9 @@ is queued once all the same: nothing is lost, nothing is doubled.
 from __future__ import annotations
 
 import structlog
+from redis.exceptions import RedisError
 
-from kelpie.errors import NotFoundError
+from kelpie.errors import NotFoundError, UnavailableError
 from kelpie.job import Job
 from kelpie.platform.tasks import Outbox
 from kelpie.platform.webhooks import Message
@@ -32,7 +33,15 @@ class Relay:
 
     def tick(self) -> int:
         """Handle a batch of events of every queue; returns how many there were. Raises UnavailableError."""
-        return sum(self._pass_on(queue) for queue in self._store.queues())
+        handled = 0
+        for queue in self._store.queues():
+            try:
+                handled += self._pass_on(queue)
+            except (UnavailableError, RedisError):
+                raise
+            except Exception:
+                log.exception("events of a queue were not passed on", queue=queue.number)
+        return handled
 
     def _pass_on(self, queue: Queue) -> int:
         # One batch, so that a queue with many events does not keep the others waiting.

@@ -22,8 +22,8 @@ from redis.retry import Retry
 from kelpie.errors import StartupError, UnavailableError
 
 CONNECT_TIMEOUT_S = 3.0
-ANSWER_TIMEOUT_S = 10.0  # far above the longest script
-RETRIES = 2  # safe, because every script may run twice
+ANSWER_TIMEOUT_S = 5.0  # far above the longest script
+RETRIES = 2  # after a lost connection; safe, because every script may run twice
 MAX_CONNECTIONS = 128
 CONNECTION_WAIT_S = 10.0  # for one of them to become free
 PING_AFTER_IDLE_S = 30
@@ -46,7 +46,10 @@ def make_client(url: str) -> redis.Redis:
         timeout=CONNECTION_WAIT_S,
         socket_timeout=ANSWER_TIMEOUT_S,
         health_check_interval=PING_AFTER_IDLE_S,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES),
+        # A frozen server is not asked again: callers would wait for the sum of the timeouts.
+        retry=Retry(
+            ExponentialWithJitterBackoff(base=0.05, cap=0.5), RETRIES, supported_errors=(ConnectionError,)
+        ),
     )
 
 
@@ -70,8 +73,11 @@ def _client(url: str, pool_class: type[redis.ConnectionPool], **settings: Any) -
         pool = pool_class.from_url(
             url, protocol=2, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_keepalive=True, **settings
         )
-    except ValueError as error:
-        raise StartupError(f"The Redis URL is malformed: {error}") from None
+    except ValueError:  # whose text may hold a piece of the password
+        raise StartupError(
+            "The Redis URL is malformed; write redis://[user:password@]host:port/db, with special characters "
+            "of the password as %XX"
+        ) from None
     return redis.Redis(connection_pool=pool)
 
 

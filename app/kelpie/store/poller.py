@@ -6,6 +6,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Callable
 
 import redis
 
@@ -38,9 +39,18 @@ class Poller:
         self._threads: list[threading.Thread] = []
 
     def poll(
-        self, user_id: str, container_group_id: str, node: str, request_id: str, wait_s: float
+        self,
+        user_id: str,
+        container_group_id: str,
+        node: str,
+        request_id: str,
+        wait_s: float,
+        *,
+        is_there: Callable[[], bool] = lambda: True,
     ) -> Lease | None:
         """A job for a node, or None when none came within ``wait_s`` seconds or the poller was closed.
+
+        ``is_there`` is asked after every wait: who has gone is given nothing, and his wake goes on.
 
         Raises UnavailableError when Redis is away as the poll asks; an outage while it merely waits is borne.
         """
@@ -52,6 +62,10 @@ class Poller:
         try:
             while not self._closed.is_set():
                 wake = self._waiters.ask(waiter)
+                if not is_there():
+                    if wake:
+                        self._waiters.pass_on(waiter.queue, wake)
+                    return None
                 leased = self._store.lease(user_id, container_group_id, node, request_id)
                 if leased is not None:
                     return leased

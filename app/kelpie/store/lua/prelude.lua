@@ -183,10 +183,14 @@ local function reap(limit)
   for i = 1, #due, 2 do
     local id = due[i]
     local left_ms = redis.call('PTTL', heartbeat_key(id))
+    local job = read_job(id)
+    if left_ms > job.lease_ms then -- the wall clock went back: TTLs are ends on it
+      left_ms = job.lease_ms
+      redis.call('PEXPIRE', heartbeat_key(id), left_ms)
+    end
     if left_ms > 0 then
       redis.call('ZADD', LEASED, int(now + left_ms), id)
     else
-      local job = read_job(id)
       redis.call('HSET', job_key(id), 'attempt_state', 'expired', 'expired', int(wall - (now - tonumber(due[i + 1]))))
       redis.call('DEL', heartbeat_key(id))
       enter_waiting(job)
@@ -207,9 +211,12 @@ end
 -- Why a caller that does not speak for the last attempt is refused, in one word.
 local function refusal(job, secret, node)
   if secret ~= '' then return job.attempt > 1 and 'superseded' or 'not_holder' end
-  for _, record in ipairs(redis.call('LRANGE', attempts_key(job.id), -100, -1)) do
+  local records = redis.call('LRANGE', attempts_key(job.id), 0, -1)
+  for _, record in ipairs(records) do
     if cjson.decode(record).node == node then return 'superseded' end
   end
+  local closed = job.attempt - (job.attempt_state and 1 or 0)
+  if closed > #records then return 'superseded' end -- the oldest records are gone: it may be one of them
   return 'not_holder'
 end
 

@@ -1,4 +1,4 @@
--- Deletes the jobs of a queue whatever their status, some per call, and the events about them.
+-- Deletes the jobs of a queue whatever their status, some per call, and the events that were passed on.
 --
 -- KEYS
 --   1   meta
@@ -18,6 +18,7 @@ for _, status in ipairs(STATUSES) do
     count = count + 1
   end
 end
--- Trimmed, not deleted: the ids of a stream that lives on never go back.
-redis.call('XTRIM', EVENTS, 'MAXLEN', 0)
+-- What the relay has passed on may go; jobs submitted meanwhile still need the rest.
+local relayed = redis.call('HGET', META, 'relay')
+if relayed then redis.call('XTRIM', EVENTS, 'MINID', relayed) end
 return count
