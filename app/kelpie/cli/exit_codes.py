@@ -47,6 +47,7 @@ Exit codes:
   69  a server: what it needs cannot be reached
   78  a setting is wrong, or a package is missing
   86  worker: replace this node
+  87  worker: recreate this container
  130  interrupted by Ctrl-C
 """
 
