@@ -99,6 +99,9 @@ class Heartbeat:
             except KelpieError as error:
                 self._note_failure(error)
                 answered = False
+            except Exception:  # noqa: BLE001  (whatever it is, the next beat may pass; a dead thread never beats)
+                self._log.exception("unexpected error in a heartbeat")
+                answered = False
             else:
                 if reply.status not in LIVE or reply.reason is not None:
                     return self._lose(reply.reason or reply.status.value)

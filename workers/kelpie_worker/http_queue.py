@@ -71,7 +71,9 @@ class HttpQueue:
 
     def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
         """See JobQueue."""
-        answer = self._report(job, "heartbeat", {}, timeout_s=min(_ANSWER_TIMEOUT_S, job.lease_s / 2))
+        # Tried twice (see above): a silent one must leave room for others before the lease ends.
+        timeout_s = min(_ANSWER_TIMEOUT_S, max(0.5, job.heartbeat_interval / 3))
+        answer = self._report(job, "heartbeat", {}, timeout_s=timeout_s)
         try:
             return HeartbeatReply(
                 status=JobStatus(answer["status"]),

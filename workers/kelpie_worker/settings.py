@@ -150,7 +150,7 @@ class SyncSettings:
     """What configures the sync engine. The storage's address and keys are read by boto3 (``AWS_*``)."""
 
     max_retries: int = setting(
-        3,
+        8,  # about half a minute of a store that is away
         "MAX_RETRIES",
         unit="tries",
         help="Tries of one request to the storage before its transfer fails.",

@@ -147,10 +147,50 @@ def test_an_absolute_link_into_the_folder_still_leads_there(
     job = after(engines, store, folder)
     (folder / "step-10").write_bytes(b"10")
     (folder / "latest").symlink_to(folder / "step-10")
-    (folder / "stolen").symlink_to("/etc/passwd")
+    (folder / "newest").symlink_to(folder / "latest")
+    (folder / "run").mkdir()
+    (folder / "run" / "log").write_bytes(b"log")
+    (folder / "current").symlink_to(folder / "run")
+    (folder / "dangling").symlink_to(folder / "step-20")
     job.stage()
     job.finalize()
-    assert store.contents() == {"out/step-10": b"10", "out/latest": b"10"}
+    assert store.contents() == {
+        "out/step-10": b"10",
+        "out/latest": b"10",
+        "out/newest": b"10",
+        "out/run/log": b"log",
+        "out/current/log": b"log",
+    }
+
+
+def test_an_output_that_leads_out_of_its_folder_is_refused_rather_than_left_out(
+    engines: Engines, store: Bucket, folder: Path
+) -> None:
+    job = after(engines, store, folder)
+    (folder / "stolen").symlink_to("/etc/passwd")
+    with pytest.raises(SyncError, match="leads out of its folder"):
+        job.stage()
+    assert store.contents() == {}
+
+
+def test_a_copy_that_lies_in_a_folder_of_a_job_outlives_the_emptying_of_it(
+    engines: Engines, store: Bucket, folder: Path
+) -> None:
+    outer = folder.parent / "outer"
+    inner = outer / "out"
+    job = after(engines, store, inner)
+    (inner / "result").write_bytes(b"mine")
+    job.stage()
+    # The next job of the node names the folder that the copy of this one lies in.
+    following = engines.job(Sync(after=(up(store.name, "next/", outer),)))
+    (outer / "other").write_bytes(b"other")
+    following.stage()
+    following.finalize()
+    following.clean()
+    job.finalize()
+    job.clean()
+    assert store.contents() == {"out/result": b"mine", "next/other": b"other"}
+    assert tree(outer) == {}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ def test_the_command_leads_a_session_of_its_own() -> None:
 def test_the_command_starts_with_default_signals(tmp_path: Path) -> None:
     out = tmp_path / "status"
     start("sh", "-c", f"grep -E 'Sig(Blk|Ign)' /proc/self/status > {out}").reap()
-    masks = [int(line.split()[1], 16) for line in out.read_text().splitlines()]
+    inner = 0b11 << 31  # 32 and 33 are the C library's own, and come with how this test was started
+    masks = [int(line.split()[1], 16) & ~inner for line in out.read_text().splitlines()]
     assert masks == [0, 0]
 
 

@@ -76,10 +76,30 @@ def make_folder(folder: Path) -> None:
         raise SyncError(f"the folder {folder} cannot be made: {error.strerror}") from None
 
 
-def empty_folder(folder: Path) -> None:
-    """Delete what is in the folder; the folder itself stays. SyncError names what could not be deleted.
+_staged: set[Path] = set()
+"""Copies that wait for their upload: no job of this process empties them with its folders."""
 
-    A folder that was replaced by a symlink meanwhile loses the symlink, never what it leads to.
+
+def protect(copy: Path) -> None:
+    """Keep a staged copy through every `empty_folder`, until `unprotect`."""
+    _staged.add(copy)
+
+
+def unprotect(copy: Path) -> None:
+    """The copy may be deleted."""
+    _staged.discard(copy)
+
+
+def staged_in(folder: Path) -> list[Path]:
+    """The copies of any job that lie in the folder, at any depth."""
+    return [copy for copy in tuple(_staged) if copy != folder and copy.is_relative_to(folder)]
+
+
+def empty_folder(folder: Path) -> None:
+    """Delete what is in the folder; the folder itself stays, and so do staged copies of any job.
+
+    SyncError names what could not be deleted. A folder that was replaced by a symlink meanwhile loses the
+    symlink, never what it leads to.
     """
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -90,8 +110,13 @@ def empty_folder(folder: Path) -> None:
             raise SyncError(f"{folder} no longer is where it was when the job began; it is not emptied")
         if not folder.exists():
             return
+        staged = staged_in(folder)
         for child in folder.iterdir():
-            if child.is_dir() and not child.is_symlink():
+            if child in staged:
+                continue
+            if any(copy.is_relative_to(child) for copy in staged):
+                empty_folder(child)
+            elif child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
             else:
                 child.unlink(missing_ok=True)

@@ -83,6 +83,7 @@ class JobSync:
         self._ledger = Ledger()
         self._staging = Staging(job.id, settings.temp_dir)
         self._downloaded: list[Downloaded] = []
+        self._outputs: list[tuple[_Entry, Tree, str]] = []
         self._lock = threading.Lock()
 
         def checked(entries: Sequence[SyncEntry]) -> list[_Entry]:
@@ -176,6 +177,8 @@ class JobSync:
         self._gate.check()
         with self._lock:
             self._staging.take(each.folder for each in self._after)
+            # Listed once, now: what is missing later is an error, not an output less.
+            self._outputs = list(self._list_outputs())
             for folder in self._folders:
                 folders.empty_folder(folder)
             self._owns_folders = False
@@ -233,13 +236,16 @@ class JobSync:
         self._downloaded.append((yield from download.download_file(self._context, file)))
 
     def _output_flows(self) -> Generator[Generator[Batch, list[Any], None], None, None]:
+        return (self._store_output(entry, tree, name) for entry, tree, name in self._outputs)
+
+    def _list_outputs(self) -> Generator[tuple[_Entry, Tree, str], None, None]:
         for each in self._after:
             tree = self._staging.tree(each.folder)
             if tree is None:
                 continue  # a folder that the command left empty, or never made, has no outputs
-            for name, _ in tree.files():
+            for name, _ in tree.files(strict=True):
                 if each.pattern is None or each.pattern.search(name) is not None:
-                    yield self._store_output(each, tree, name)
+                    yield each, tree, name
 
     def _store_output(self, entry: _Entry, tree: Tree, name: str) -> Generator[Batch, list[Any], None]:
         try:

@@ -116,8 +116,7 @@ class Mirror:
         try:
             snapshot = self.tree.snapshot(name)
             if snapshot is None:
-                if self.tracker.known(name) is not None:
-                    self.tracker.vanished(name)
+                self.tracker.vanished(name)
                 self._finish(name)
             elif snapshot == self.tracker.known(name):
                 self.tracker.unchanged(name)
@@ -166,7 +165,7 @@ class Mirror:
             uploaded: Uploaded = result
             self._ledger.record(uploaded)
             self.tracker.stored(name, uploaded.source)
-            self._finish(name, again=self.tree.snapshot(name) != uploaded.source)
+            self._finish(name, again=self._version(name) != uploaded.source)
         elif isinstance(error, FileNotFoundError):
             self._finish(name, again=True)
         elif isinstance(error, CanceledTransfer):
@@ -197,7 +196,11 @@ class Mirror:
         yield Batch([partial(self._delete_object, name)], 1)
 
     def _delete_object(self, name: str) -> None:
-        if self.tree.snapshot(name) is None:
+        if self.root.is_symlink() or not self.root.is_dir():
+            log.warning(
+                "the folder is gone: its objects stay", path=str(self.root), job_id=self._context.job_id
+            )
+        elif self.tree.snapshot(name) is None:
             self._context.store.delete(self._entry.bucket, self._key(name))
             self._ledger.forget(self._entry.bucket, self._key(name))
             self.tracker.deleted(name)
@@ -206,7 +209,14 @@ class Mirror:
         if error is not None and not isinstance(error, CanceledTransfer):
             # an object too many is no loss: the next attempt sees an old file again
             log.warning("an object could not be deleted", path=str(self.root / name), error=str(error))
-        self._finish(name, again=self.tree.snapshot(name) is not None)
+        self._finish(name, again=self._version(name) is not None)
+
+    def _version(self, name: str) -> Snapshot | OSError | None:
+        """What is there now; an error is something else than any version, and leads to another look."""
+        try:
+            return self.tree.snapshot(name)
+        except OSError as error:
+            return error
 
     def _finish(self, name: str, *, again: bool = False) -> None:
         self.tracker.finish(name, time.monotonic(), again=again)

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from kelpie_worker.sync.errors import SyncError
-from kelpie_worker.sync.folders import HIDDEN_PREFIX, empty_folder, outermost
+from kelpie_worker.sync.folders import HIDDEN_PREFIX, empty_folder, outermost, protect, staged_in, unprotect
 from kelpie_worker.sync.journal import STAGED_ID_CHARS
 from kelpie_worker.sync.tree import Tree
 
@@ -42,6 +42,7 @@ class Staging:
                 if not folder.is_dir() or not any(folder.iterdir()):
                     continue
                 self._moved[folder] = self._move(folder)
+                _relink(self._moved[folder], folder)
             except OSError as error:
                 raise SyncError(
                     f"the outputs in {folder} cannot be set aside for their upload: {error}"
@@ -59,6 +60,7 @@ class Staging:
         self._moved.clear()
         while self._holders:
             holder = self._holders.pop()
+            unprotect(holder)
             try:
                 shutil.rmtree(holder)
             except FileNotFoundError:
@@ -69,9 +71,15 @@ class Staging:
     def _holder(self, parent: Path) -> Path:
         holder = Path(tempfile.mkdtemp(prefix=self._name, dir=parent))
         self._holders.append(holder)
+        protect(holder)
         return holder
 
     def _move(self, folder: Path) -> Path:
+        if staged_in(folder):  # an earlier job's copy: it must stay where it is
+            moved = self._holder(folder.parent) / folder.name
+            moved.mkdir()
+            _move_content(folder, moved)
+            return moved
         try:
             moved = self._holder(folder.parent) / folder.name
             status = folder.stat()
@@ -91,9 +99,24 @@ class Staging:
         return moved
 
 
+def _relink(moved: Path, folder: Path) -> None:
+    """Absolute symlinks into the folder lead into its copy from now on."""
+    for place, folders, files in os.walk(moved):
+        for name in (*folders, *files):
+            link = Path(place, name)
+            if link.is_symlink() and (target := link.readlink()).is_relative_to(folder):
+                link.unlink()
+                link.symlink_to(moved / target.relative_to(folder))
+
+
 def _move_content(folder: Path, target: Path) -> None:
     """Copy first, empty last: a copy that fails half-way leaves the outputs where they are."""
-    children = list(folder.iterdir())
+    staged = staged_in(folder)
+    children = [child for child in folder.iterdir() if child not in staged]
+    for child in [one for one in children if any(copy.is_relative_to(one) for copy in staged)]:
+        children.remove(child)
+        (target / child.name).mkdir()
+        _move_content(child, target / child.name)
     if children and folder.stat().st_dev == target.stat().st_dev:
         for child in children:
             child.rename(target / child.name)

@@ -42,11 +42,12 @@ class Tree:
 
     # ---- reading
 
-    def files(self, below: str = "") -> Iterator[tuple[str, Snapshot]]:
+    def files(self, below: str = "", *, strict: bool = False) -> Iterator[tuple[str, Snapshot]]:
         """Every regular file (path relative to the folder, version), in no order.
 
         Symlinks are followed only to places inside the folder; pipes, sockets and devices are passed over,
-        and so is what vanishes meanwhile.
+        and so is what vanishes meanwhile. ``strict``: what cannot be read, or leads out of the folder, raises
+        SyncError rather than being passed over.
         """
         start = self.root / below if below else self.root
         if below and self._inside(start) is None:
@@ -61,7 +62,9 @@ class Tree:
             try:
                 with os.scandir(place) as entries:
                     children = list(entries)
-            except OSError:
+            except OSError as error:
+                if strict:
+                    raise SyncError(f"{place} cannot be read: {error.strerror}") from None
                 continue
             for child in children:
                 if child.name.startswith(HIDDEN_PREFIX):
@@ -72,13 +75,19 @@ class Tree:
                     if child.is_symlink():
                         inside = self._inside(Path(child.path))
                         if inside is None:
+                            if strict and os.path.exists(child.path):  # noqa: PTH110  (a plain string)
+                                raise SyncError(f"the symlink {child.path} leads out of its folder")
                             log.warning("symlink leads out of its folder: not uploaded", path=child.path)
                             continue
                         path = str(inside)
                         status = inside.stat()
                     else:
                         status = child.stat(follow_symlinks=False)
-                except OSError:  # vanished, or a symlink that leads nowhere
+                except FileNotFoundError:  # vanished, or a symlink that leads nowhere
+                    continue
+                except OSError as error:
+                    if strict:
+                        raise SyncError(f"{child.path} cannot be read: {error.strerror}") from None
                     continue
                 if stat.S_ISREG(status.st_mode):
                     yield name, Snapshot.of(status)
@@ -88,13 +97,16 @@ class Tree:
                         pending.append((name, path, above | {real}))
 
     def snapshot(self, name: str) -> Snapshot | None:
-        """The version of the file that is there now; None when there is none that may be uploaded."""
+        """The version of the file that is there now; None when there is none that may be uploaded.
+
+        OSError when that cannot be told: a file that cannot be read has not vanished.
+        """
         if any(part.startswith(HIDDEN_PREFIX) for part in name.split("/")):
             return None
         inside = self._inside(self.root / name)
         try:
             status = None if inside is None else inside.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return Snapshot.of(status) if status is not None and stat.S_ISREG(status.st_mode) else None
 
@@ -125,7 +137,7 @@ class Tree:
                 if target.is_relative_to(self.written_as):  # an absolute link into the folder, which moved
                     path = self.root / target.relative_to(self.written_as)
             real = path.resolve(strict=True)
-        except (OSError, RuntimeError):
+        except (FileNotFoundError, NotADirectoryError, RuntimeError):
             return None
         return real if real.is_relative_to(self._real_root()) else None
 
