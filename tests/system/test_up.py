@@ -67,11 +67,15 @@ class Up:
 
     def part(self, *words: str) -> int:
         """The process id of the part whose command line holds these words."""
-        return next(
-            one.pid
-            for one in psutil.Process(self.process.pid).children(recursive=True)
-            if all(word in " ".join(one.cmdline()) for word in words)
-        )
+
+        def found() -> int | None:
+            for one in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if all(word in " ".join(one.cmdline()) for word in words):
+                        return one.pid
+            return None  # a process that is just becoming its program shows no command line
+
+        return wait_until(found, f"there is a process {words}")
 
 
 @contextlib.contextmanager
