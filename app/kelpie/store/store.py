@@ -7,15 +7,16 @@ import builtins
 import redis
 
 from kelpie.store import connection
+from kelpie.store.control import Control
 from kelpie.store.events import Events
-from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Scripts
+from kelpie.store.submissions import Submissions
 from kelpie.store.users import Users
 
 
-class Store(Jobs, Leases):
+class Store(Submissions, Control, Leases):
     """Jobs, leases and users in one Redis or Valkey. Safe to share between threads and greenlets.
 
     Every method raises UnavailableError while the server cannot be reached or cannot serve.

@@ -34,10 +34,12 @@ class StoreUnderTest:
         self._requests = 0
 
     def keys(self, group: str = GROUP, user: str = USER) -> QueueKeys:
-        return QueueKeys(user, group)
+        """The keys of a queue; of the first one, as long as there is none."""
+        queue = self.store.find_queue(user, group)
+        return QueueKeys(1 if queue is None else queue.number)
 
-    def set_clock(self, group: str = GROUP, user: str = USER) -> None:
-        self.redis.set(f"{self.keys(group, user).prefix}virtual_clock", self.now)
+    def set_clock(self) -> None:
+        self.redis.set("kelpie:virtual_clock", self.now)
 
     def jump(self, ms: int) -> None:
         """The server's time jumps, as a suspended or wrongly set machine's does."""
@@ -151,11 +153,11 @@ def leaked_keys(sut: StoreUnderTest) -> Callable[[], list[bytes]]:
     """The keys that are left beside the registry's, the queues' own records and the test's clock."""
 
     def left() -> list[bytes]:
-        own = (b":meta", b":events", b":virtual_clock")
+        own = (b":meta", b":events", b":virtual_clock", b":polls", b":counters")
         return [
             key
             for key in sut.redis.scan_iter()
-            if not key.endswith(own) and not key.startswith(b"kelpie:{registry}")
+            if not key.endswith(own) and not key.startswith(b"kelpie:{registry}") and b":node:" not in key
         ]
 
     return left
