@@ -27,7 +27,7 @@ _DICTIONARY = (
     b'{"command":"true","arguments":["--'
     b'"],"sync":{}}'
 )
-"""What definitions have in common, so that even a short one packs well. A part of the layout: never changed."""
+"""What definitions have in common, so that even a short one packs well. Part of the layout: never changed."""
 
 _UNTOLD = JobSpec(command="", container_group_id="").to_wire()
 

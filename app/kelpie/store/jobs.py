@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +23,7 @@ SEARCH_LIMIT = 5000
 class Page:
     """Some jobs of a list. ``next_cursor`` leads to those after them; None when there are none."""
 
-    jobs: builtins.list[Job]
+    jobs: list[Job]
     next_cursor: str | None
 
 
@@ -63,20 +62,6 @@ class Jobs(Access):
             raise no_such_job(job_id)
         return found[0]
 
-    def list(
-        self,
-        *,
-        user_id: str | None,
-        status: JobStatus | None = None,
-        container_group_id: str | None = None,
-        page: int = 1,
-        page_size: int = 100,
-        ascending: bool = False,
-    ) -> builtins.list[Job]:
-        """The jobs of one page by number, see :meth:`page`."""
-        chosen = Filter(status, container_group_id)
-        return self.page(user_id, chosen, number=page, size=page_size, ascending=ascending).jobs
-
     def page(
         self,
         user_id: str | None,
@@ -112,7 +97,7 @@ class Jobs(Access):
         at = None if cursor is None else Position.from_cursor(cursor)
         places = self._places(user_id, chosen)
         indexes = _indexes(places, chosen)
-        jobs: builtins.list[Job] = []
+        jobs: list[Job] = []
         looked_at = 0
         while looked_at < SEARCH_LIMIT:
             wanted = size - len(jobs) if chosen.by_index else SEARCH_CHUNK
@@ -129,7 +114,7 @@ class Jobs(Access):
             looked_at += len(found)
         return Page(jobs, None if at is None else at.to_cursor())
 
-    def attempts(self, job_id: str, *, user_id: str | None = None) -> builtins.list[Attempt]:
+    def attempts(self, job_id: str, *, user_id: str | None = None) -> list[Attempt]:
         """The attempts of a job, oldest first, the open one last; the newest 1,000. Raises NotFoundError."""
         place = self._place_of(job_id, user_id)
         with translated():
@@ -143,13 +128,13 @@ class Jobs(Access):
         current = codec.open_attempt(codec.fields_of(state))
         return closed if current is None else [*closed, current]
 
-    def _places(self, user_id: str | None, chosen: Filter) -> builtins.list[Place]:
+    def _places(self, user_id: str | None, chosen: Filter) -> list[Place]:
         places = self._registry.all(user_id)
         if chosen.container_group_id is None:
             return places
         return [place for place in places if place.queue.container_group_id == chosen.container_group_id]
 
-    def _read(self, found: Sequence[tuple[Place, str]]) -> builtins.list[Job]:
+    def _read(self, found: Sequence[tuple[Place, str]]) -> list[Job]:
         """These jobs, without those that were purged since their ids were read."""
         with translated():
             reading = self.redis.pipeline(transaction=len(found) == 1)
@@ -167,18 +152,18 @@ class Jobs(Access):
         )
 
 
-def _indexes(places: Sequence[Place], chosen: Filter) -> builtins.list[str]:
+def _indexes(places: Sequence[Place], chosen: Filter) -> list[str]:
     """The smallest indexes that hold every job that matches."""
     if chosen.labels:
         name, value = next(iter(chosen.labels.items()))
         return [place.keys.label(name, value) for place in places]
     if chosen.node:
         return [place.keys.node(chosen.node) for place in places]
-    statuses = builtins.list(JobStatus) if chosen.status is None else [chosen.status]
+    statuses = list(JobStatus) if chosen.status is None else [chosen.status]
     return [place.keys.index(status) for place in places for status in statuses]
 
 
-def _homes(places: Sequence[Place], found: Sequence[Position]) -> builtins.list[tuple[Place, str]]:
+def _homes(places: Sequence[Place], found: Sequence[Position]) -> list[tuple[Place, str]]:
     homes = {place.queue.number: place for place in places}
     return [(homes[_number(position.job_id)], position.job_id) for position in found]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import json
 from collections import defaultdict
@@ -38,7 +37,7 @@ class Submissions(Jobs):
 
     def submit(
         self, user_id: str, specs: Sequence[JobSpec], *, idempotency_key: str | None = None
-    ) -> builtins.list[Job]:
+    ) -> list[Job]:
         """Adds 1…1,000 jobs, all or none; they come back in the same order.
 
         With an ``idempotency_key`` the same jobs again, within a day, are the same jobs: they come back as
@@ -59,7 +58,7 @@ class Submissions(Jobs):
             )
             for index, spec in enumerate(specs)
         ]
-        rows: dict[str, builtins.list[Row]] = defaultdict(builtins.list)
+        rows: dict[str, list[Row]] = defaultdict(list)
         for job_id, spec, data in zip(ids, specs, encoded, strict=True):
             rows[spec.container_group_id].append((job_id, spec.priority, data, _options(spec)))
         answers = self._submit_rows([(places[group], jobs) for group, jobs in rows.items()])
@@ -99,7 +98,7 @@ class Submissions(Jobs):
             place, rows = batches[0]
             answers = [self._run("submit", place, jobs=rows)]
         else:
-            calls: builtins.list[tuple[Sequence[str], dict[str, Argument]]] = [
+            calls: list[tuple[Sequence[str], dict[str, Argument]]] = [
                 (place.meta, {"queue": place.queue.number, "jobs": rows}) for place, rows in batches
             ]
             answers = self._scripts.run_together("submit", calls)

@@ -69,4 +69,4 @@ def _for_a_node(job: Job, polling: Sequence[str], leased: int, rank: int | None)
     if set(polling) <= set(job.banned_nodes):
         names = ", ".join(polling[:MAX_NAMED]) + (" …" if len(polling) > MAX_NAMED else "")
         return f"every polling node is banned ({names})"
-    return f"its turn: {rank} jobs are before it" if rank else "its turn: it is the next"
+    return f"jobs before it in turn: {rank}" if rank else "it is next in turn"

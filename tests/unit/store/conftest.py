@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from kelpie.job import Holder, Job, Lease
-from kelpie.store import Store
+from kelpie.store import Filter, Store
 from kelpie.store.connection import make_client
 from kelpie.store.keys import QueueKeys
 from kelpie.store.scripts import Scripts
@@ -89,6 +89,11 @@ class StoreUnderTest:
         lease = self.poll(node, request_id)
         assert lease is not None
         return lease
+
+    def list(self, user_id: str | None = USER, **how: Any) -> list[Job]:
+        """One page by number: of a status, of a group."""
+        chosen = Filter(how.pop("status", None), how.pop("container_group_id", None))
+        return self.store.page(user_id, chosen, **how).jobs
 
     def get(self, job: Job) -> Job:
         return self.store.get(job.id)
