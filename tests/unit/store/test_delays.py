@@ -128,3 +128,11 @@ def test_times_out_of_bounds_are_refused(sut: StoreUnderTest, bad: dict[str, int
     with pytest.raises(InvalidInputError):
         sut.submit_one(**bad)
     assert sut.list() == []
+
+
+def test_only_queues_with_leased_or_delayed_jobs_need_the_reaper(sut: StoreUnderTest) -> None:
+    sut.submit(1, container_group_id="idle")
+    sut.submit(1, container_group_id="delayed", not_before=START_MS + MINUTE_MS)
+    sut.submit(1, container_group_id="leased")
+    assert sut.poll(group="leased")
+    assert [queue.container_group_id for queue in sut.store.with_leases()] == ["delayed", "leased"]
