@@ -6,17 +6,21 @@ import builtins
 
 import redis
 
-from kelpie.store import connection
+from kelpie.store import connection, keys
+from kelpie.store.demand import Demands
 from kelpie.store.events import Events
+from kelpie.store.groups import Groups
 from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
+from kelpie.store.locks import Lock
 from kelpie.store.records import Queue
+from kelpie.store.rules import Rules
 from kelpie.store.scripts import Scripts
 from kelpie.store.users import Users
 
 
-class Store(Jobs, Leases):
-    """Jobs, leases and users in one Redis or Valkey. Safe to share between threads and greenlets.
+class Store(Jobs, Leases, Demands):
+    """Jobs, leases, users and scaling rules in one server. Safe to share between threads and greenlets.
 
     Every method raises UnavailableError while the server cannot be reached or cannot serve.
     """
@@ -28,6 +32,8 @@ class Store(Jobs, Leases):
         self._allow_volatile = allow_volatile
         self.users = Users(client, self._scripts)
         self.events = Events(client)
+        self.rules = Rules(client, self._scripts)
+        self.groups = Groups(client, self._scripts)
 
     @classmethod
     def connect(cls, url: str, *, allow_volatile: bool = False) -> Store:
@@ -41,6 +47,10 @@ class Store(Jobs, Leases):
     def close(self) -> None:
         """Closes every connection."""
         self.redis.connection_pool.disconnect()
+
+    def autoscaler_lock(self, *, ttl_s: float) -> Lock:
+        """What the one platform process that scales holds."""
+        return Lock(self._scripts, keys.AUTOSCALER_LOCK, ttl_s=ttl_s)
 
     def queues(self, user_id: str | None = None) -> builtins.list[Queue]:
         """The queues of a user (None: of all users), by number."""
