@@ -7,12 +7,14 @@ import fcntl
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from kelpie.embedded import credentials as secrets_file
+from kelpie.embedded.elastic import Elastic, is_idle
 from kelpie.embedded.options import DEFAULT_BUCKET, Options, Ready
 from kelpie.embedded.parts import Api, Node, PlatformProcess
 from kelpie.embedded.process_tree import kill_orphans, reap
@@ -30,6 +32,9 @@ _QUICK_GRACE_S = 2.0
 _PART_GRACE_S = 8.0
 _LOG_BYTES = 10 * 1024 * 1024
 _LOG_CHECK_S = 10.0
+_LOGS_OF_LEFT_NODES = 20
+_SCALING = {"KELPIE_AUTOSCALE_INTERVAL_S": "2", "KELPIE_AUTOSCALE_COOLDOWN_S": "2"}
+"""Processes of this machine start in a second and cost nothing: no need to be as patient as with a cloud."""
 
 
 class Stack:
@@ -44,8 +49,11 @@ class Stack:
         self._lock: IO[bytes] | None = None
         self._revival = _Revival(options.node_restart_s)
         self._logs_checked = time.monotonic()
-        self._node_count = options.nodes
+        self._node_count = options.nodes if options.autoscale is None else 0
         self._node_environment: dict[str, str] = {}
+        self._elastic: Elastic | None = None
+        self._leaving: set[str] = set()  # nodes that end when they have no job
+        self._left: deque[str] = deque()
 
     @property
     def nodes(self) -> list[Node]:
@@ -77,6 +85,7 @@ class Stack:
             "KELPIE_ADMIN_KEY": keys.admin_key,
             "KELPIE_SHUTDOWN_GRACE_S": "5",
             "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",  # receivers on this machine are what it is for
+            **_SCALING,
         }
         api = Api(self.data, log=self.logs / "api.log", port=port, environment=server_environment)
         platform = PlatformProcess(self.data, log=self.logs / "platform.log", environment=server_environment)
@@ -98,8 +107,13 @@ class Stack:
             "KELPIE_API_KEY": keys.user_key,
             **self.options.node_environment,
         }
-        for number in range(1, self.options.nodes + 1):
-            self._launch(self._node(number))
+        if self.options.autoscale is not None:
+            self._elastic = Elastic(api.url, keys.admin_key, self.options.queue)
+            self._elastic.register(keys.user_key, self.options.autoscale)
+            self._elastic.start()
+        else:
+            for number in range(1, self.options.nodes + 1):
+                self._launch(self._node(number))
         return asdict(
             Ready(
                 url=api.url,
@@ -120,6 +134,7 @@ class Stack:
         for part in list(self.parts):
             if not part.running:
                 self._mend(part)
+        self._resize()
         reap(self._known())
         if time.monotonic() - self._logs_checked > _LOG_CHECK_S:
             self._logs_checked = time.monotonic()
@@ -130,6 +145,8 @@ class Stack:
 
         ``quick``: with little patience. ``hurry`` is asked now and then whether to give up order.
         """
+        if self._elastic is not None:
+            self._elastic.close()
         nodes = self.nodes
         servers = [part for part in self.parts if not isinstance(part, Node)]
         order = {"platform": 0, "api": 1, "s3": 2, "valkey": 3}
@@ -147,6 +164,8 @@ class Stack:
         """Give the folder free. Everything has ended."""
         for part in self.parts:
             part.kill()
+        if self._elastic is not None:
+            self._elastic.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -186,6 +205,9 @@ class Stack:
             part.kill()
             if isinstance(part, Node):
                 kill_orphans(part.marker, self._known())  # a machine's death takes all of its processes
+                if part.name in self._leaving or self._surplus() > 0:
+                    self._remove(part)
+                    return
                 if code == REPLACE_NODE_CODE:
                     self._replace(part)
                     return
@@ -195,13 +217,59 @@ class Stack:
             part.launch()
             self.tell("started", name=part.name, pid=part.pid)
 
+    def _surplus(self) -> int:
+        """How many nodes there are beyond those that are wanted."""
+        if self._elastic is None or self._elastic.wanted is None:
+            return 0
+        return len(self.nodes) - len(self._leaving) - self._elastic.wanted
+
+    def _resize(self) -> None:
+        """Start the nodes that are missing; have those end that are too many and have no job."""
+        if self._elastic is None:
+            return
+        wanted, replace = self._elastic.exchange(node.name for node in self.nodes)
+        if wanted is None:
+            return
+        for _ in range(wanted - len(self.nodes)):
+            node = self._new_node()
+            self.tell("joined", name=node.name, pid=node.pid, nodes=len(self.nodes))
+        for node in self.nodes:
+            if node.name in replace:
+                self._retire(node)
+        # The newest first. All of them may have jobs: then none ends until one of them has not.
+        for node in reversed(self.nodes):
+            if self._surplus() <= 0:
+                return
+            if node.process is None:  # it died, and was to be started again
+                self._remove(node)
+            elif node.name not in self._leaving and is_idle(node.state_file):
+                self._retire(node)
+
+    def _retire(self, node: Node) -> None:
+        if node.name not in self._leaving:
+            self._leaving.add(node.name)
+            node.retire()  # it may have been given a job just now: that is finished first
+
+    def _remove(self, node: Node) -> None:
+        self.parts.remove(node)
+        self._leaving.discard(node.name)
+        shutil.rmtree(node.directory.parent, ignore_errors=True)
+        self._left.append(node.name)
+        if len(self._left) > _LOGS_OF_LEFT_NODES:
+            (self.logs / f"{self._left.popleft()}.log").unlink(missing_ok=True)
+        self.tell("left", name=node.name, nodes=len(self.nodes))
+
+    def _new_node(self) -> Node:
+        self._node_count += 1
+        node = self._node(self._node_count)
+        self._launch(node)
+        return node
+
     def _replace(self, node: Node) -> None:
         """Another node with a new name and empty folders, as a provider would give."""
         self.parts.remove(node)
         shutil.rmtree(node.directory.parent, ignore_errors=True)
-        self._node_count += 1
-        other = self._node(self._node_count)
-        self._launch(other)
+        other = self._new_node()
         self.tell("replaced", name=node.name, by=other.name, pid=other.pid)
 
 
