@@ -7,8 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kelpie.errors import ConflictError, NotFoundError
-from kelpie.job import from_iso
-from kelpie.scaling import ContainerGroup, Decision, GroupState, KeptDecision, ScalingRule
+from kelpie.scaling import Decision, KeptDecision, RegisteredGroup, ScalingRule
 
 _CONFLICT_TRIES = 3
 
@@ -23,11 +22,11 @@ class ScalingCalls:
 
     def scaling_rules(self) -> list[ScalingRule]:
         """Your scaling rules, the oldest first; the admin's key sees all users'."""
-        return [_rule(wire) for wire in self._call("GET", "/scaling-rules")["rules"]]
+        return [ScalingRule.from_wire(wire) for wire in self._call("GET", "/scaling-rules")["rules"]]
 
     def scaling_rule(self, group: str) -> ScalingRule:
         """The scaling rule of a container group. NotFoundError when you have none."""
-        return _rule(self._call("GET", _rule_path(group)))
+        return ScalingRule.from_wire(self._call("GET", _rule_path(group)))
 
     def set_scaling_rule(
         self,
@@ -51,14 +50,14 @@ class ScalingCalls:
         for attempt in range(1, _CONFLICT_TRIES + 1):
             try:
                 if change:
-                    return _rule(self._call("PATCH", _rule_path(group), body=change))
+                    return ScalingRule.from_wire(self._call("PATCH", _rule_path(group), body=change))
                 return self.scaling_rule(group)
             except NotFoundError:
                 low = min_replicas or 0
                 new = {"min_replicas": low, "max_replicas": max(1, low), "idle_threshold_seconds": 0}
                 try:
                     body = {"container_group_id": group, **new, **change}
-                    return _rule(self._call("POST", "/scaling-rules", body=body))
+                    return ScalingRule.from_wire(self._call("POST", "/scaling-rules", body=body))
                 except ConflictError:  # somebody made one meanwhile; if it is ours, it can be changed
                     if attempt == _CONFLICT_TRIES:
                         raise
@@ -75,18 +74,19 @@ class ScalingCalls:
     def scaling_decisions(self, group: str, *, limit: int = 50) -> list[KeptDecision]:
         """What was decided by the rule, the newest first."""
         answer = self._call("GET", f"{_rule_path(group)}/decisions", query={"limit": limit})
-        return [_kept(wire) for wire in answer["decisions"]]
+        return [KeptDecision.from_wire(wire) for wire in answer["decisions"]]
 
-    def container_groups(self) -> list[ContainerGroup]:
+    def container_groups(self) -> list[RegisteredGroup]:
         """The container groups of your organization and project; the admin's key sees all."""
-        return [_group(wire) for wire in self._call("GET", "/container-groups")["container_groups"]]
+        found = self._call("GET", "/container-groups")["container_groups"]
+        return [RegisteredGroup.from_wire(wire) for wire in found]
 
     def put_container_group(
         self, group: str, *, name: str, organization: str, project: str, slots: int = 1
-    ) -> ContainerGroup:
+    ) -> RegisteredGroup:
         """Register a container group of the local provider, or rename it (admin only)."""
         body = {"name": name, "organization": organization, "project": project, "slots": slots}
-        return _group(self._call("PUT", _group_path(group), body=body))
+        return RegisteredGroup.from_wire(self._call("PUT", _group_path(group), body=body))
 
     def delete_container_group(self, group: str) -> None:
         """Forget a container group of the local provider; its scaling rule ends (admin only)."""
@@ -107,40 +107,3 @@ def _rule_path(group: str) -> str:
 
 def _group_path(group: str) -> str:
     return f"/container-groups/{quote(group, safe='')}"
-
-
-def _rule(wire: Mapping[str, Any]) -> ScalingRule:
-    return ScalingRule(
-        container_group_id=wire["container_group_id"],
-        user_id=wire["user_id"],
-        organization=wire["org_name"],
-        project=wire["project_name"],
-        container_group_name=wire["container_group_name"],
-        min_replicas=wire["min_replicas"],
-        max_replicas=wire["max_replicas"],
-        idle_threshold_seconds=wire["idle_threshold_seconds"],
-        created=from_iso(wire["created"]) or 0,
-        updated=from_iso(wire["updated"]) or 0,
-    )
-
-
-def _group(wire: Mapping[str, Any]) -> ContainerGroup:
-    return ContainerGroup(
-        id=wire["id"],
-        name=wire["name"],
-        organization=wire["organization"],
-        project=wire["project"],
-        slots=wire["slots"],
-        state=GroupState(wire["state"]),
-        replicas=wire["replicas"],
-        current=wire["current_replicas"],
-    )
-
-
-def _kept(wire: Mapping[str, Any]) -> KeptDecision:
-    return KeptDecision(
-        decision=Decision.from_wire(wire),
-        first=from_iso(wire["time"]) or 0,
-        last=from_iso(wire["last"]) or 0,
-        count=wire["count"],
-    )

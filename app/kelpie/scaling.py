@@ -1,4 +1,4 @@
-"""Scaling rules as plain data, and the decision that a rule asks for. Imports nothing of ours."""
+"""Scaling rules and container groups as plain data, and the decision that a rule asks for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
+
+from kelpie.job import from_iso, iso
 
 MAX_REPLICAS = 500
 MAX_IDLE_THRESHOLD_S = 3600
@@ -39,6 +41,46 @@ class ContainerGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredGroup:
+    """A container group of the local provider."""
+
+    group: ContainerGroup
+    created: int  # ms since 1970 UTC
+    updated: int  # ms
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form."""
+        group = self.group
+        return {
+            "id": group.id,
+            "name": group.name,
+            "organization": group.organization,
+            "project": group.project,
+            "slots": group.slots,
+            "state": group.state.value,
+            "replicas": group.replicas,
+            "current_replicas": group.current,
+            "created": iso(self.created),
+            "updated": iso(self.updated),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> RegisteredGroup:
+        """The reverse of :meth:`to_wire`."""
+        group = ContainerGroup(
+            id=wire["id"],
+            name=wire["name"],
+            organization=wire["organization"],
+            project=wire["project"],
+            slots=wire["slots"],
+            state=GroupState(wire["state"]),
+            replicas=wire["replicas"],
+            current=wire["current_replicas"],
+        )
+        return cls(group, from_iso(wire["created"]) or 0, from_iso(wire["updated"]) or 0)
+
+
+@dataclass(frozen=True, slots=True)
 class ScalingRule:
     """How many replicas a container group may have. There is one rule per group, so it has the group's id."""
 
@@ -52,7 +94,39 @@ class ScalingRule:
     idle_threshold_seconds: int  # how long a finished job still counts
     created: int  # ms since 1970 UTC
     updated: int  # ms
-    scaled: int | None = None  # when the replica count was last changed, ms
+    scaled: int | None = None  # when the replica count was last changed, ms; not told to clients
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "id": self.container_group_id,
+            "user_id": self.user_id,
+            "org_name": self.organization,
+            "project_name": self.project,
+            "container_group_id": self.container_group_id,
+            "container_group_name": self.container_group_name,
+            "min_replicas": self.min_replicas,
+            "max_replicas": self.max_replicas,
+            "idle_threshold_seconds": self.idle_threshold_seconds,
+            "created": iso(self.created),
+            "updated": iso(self.updated),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> ScalingRule:
+        """The reverse of :meth:`to_wire`."""
+        return cls(
+            container_group_id=wire["container_group_id"],
+            user_id=wire["user_id"],
+            organization=wire["org_name"],
+            project=wire["project_name"],
+            container_group_name=wire["container_group_name"],
+            min_replicas=wire["min_replicas"],
+            max_replicas=wire["max_replicas"],
+            idle_threshold_seconds=wire["idle_threshold_seconds"],
+            created=from_iso(wire["created"]) or 0,
+            updated=from_iso(wire["updated"]) or 0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +204,17 @@ class KeptDecision:
     first: int  # ms since 1970 UTC
     last: int  # ms
     count: int
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form."""
+        times = {"time": iso(self.first), "last": iso(self.last), "count": self.count}
+        return {**self.decision.to_wire(), **times}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> KeptDecision:
+        """The reverse of :meth:`to_wire`."""
+        first, last = from_iso(wire["time"]) or 0, from_iso(wire["last"]) or 0
+        return cls(Decision.from_wire(wire), first, last, wire["count"])
 
 
 def clamp_replicas(eligible: int, slots: int, low: int, high: int) -> int:

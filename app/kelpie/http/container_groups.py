@@ -13,8 +13,8 @@ from kelpie.http.models_scaling import ContainerGroupBody, NodesBody, as_uuid
 from kelpie.http.openapi import SCALING, replies, spec
 from kelpie.http.replies import ErrorReply
 from kelpie.http.replies_scaling import ContainerGroupListReply, ContainerGroupReply, HostReply
-from kelpie.job import iso
-from kelpie.store.groups import RegisteredGroup, no_such_group
+from kelpie.scaling import RegisteredGroup
+from kelpie.store.groups import no_such_group
 
 Answer = Any  # whatever Flask makes a response of
 
@@ -37,7 +37,7 @@ def put(group_id: str, json: ContainerGroupBody) -> Answer:
         raise InvalidInputError(f"id: {error}", errors=(("id", str(error)),)) from None
     groups = services().store.groups
     is_new = groups.put(group_id, json.name, json.organization, json.project, slots=json.slots or 1)
-    return _wire(groups.get(group_id)), 201 if is_new else 200
+    return groups.get(group_id).to_wire(), 201 if is_new else 200
 
 
 @container_groups.get("")
@@ -47,7 +47,7 @@ def put(group_id: str, json: ContainerGroupBody) -> Answer:
 def list_all() -> Answer:
     """The container groups of the caller's organization and project; the admin sees all."""
     found = [group for group in services().store.groups.list() if _is_visible(group)]
-    return {"_count": len(found), "container_groups": [_wire(group) for group in found]}
+    return {"_count": len(found), "container_groups": [group.to_wire() for group in found]}
 
 
 @container_groups.get("/<group_id>")
@@ -61,7 +61,7 @@ def get(group_id: str) -> Answer:
     group = services().store.groups.get(group_id.lower())
     if not _is_visible(group):
         raise no_such_group(group_id)
-    return _wire(group)
+    return group.to_wire()
 
 
 @container_groups.delete("/<group_id>")
@@ -93,19 +93,3 @@ def report(group_id: str, json: NodesBody) -> Answer:
 def _is_visible(found: RegisteredGroup) -> bool:
     caller, group = principal(), found.group
     return caller.is_admin or (caller.org_name, caller.project_name) == (group.organization, group.project)
-
-
-def _wire(found: RegisteredGroup) -> dict[str, Any]:
-    group = found.group
-    return {
-        "id": group.id,
-        "name": group.name,
-        "organization": group.organization,
-        "project": group.project,
-        "slots": group.slots,
-        "state": group.state.value,
-        "replicas": group.replicas,
-        "current_replicas": group.current,
-        "created": iso(found.created),
-        "updated": iso(found.updated),
-    }

@@ -19,9 +19,8 @@ from kelpie.http.replies_scaling import (
     ScalingRuleListReply,
     ScalingRuleReply,
 )
-from kelpie.job import iso
 from kelpie.providers.assess import assess
-from kelpie.scaling import KeptDecision, ScalingRule
+from kelpie.scaling import ScalingRule
 
 Answer = Any  # whatever Flask makes a response of
 
@@ -53,7 +52,7 @@ def create(json: ScalingRuleBody) -> Answer:
         max_replicas=json.max_replicas,
         idle_threshold_seconds=json.idle_threshold_seconds,
     )
-    return _wire(rule), 201
+    return rule.to_wire(), 201
 
 
 @scaling_rules.get("")
@@ -61,7 +60,7 @@ def create(json: ScalingRuleBody) -> Answer:
 def list_all() -> Answer:
     """The caller's scaling rules, the oldest first; the admin sees all users'."""
     rules = services().store.rules.list(scope())
-    return {"_count": len(rules), "rules": [_wire(rule) for rule in rules]}
+    return {"_count": len(rules), "rules": [rule.to_wire() for rule in rules]}
 
 
 @scaling_rules.get("/<rule_id>")
@@ -72,7 +71,7 @@ def list_all() -> Answer:
 )
 def get(rule_id: str) -> Answer:
     """A scaling rule. Its id is that of its container group."""
-    return _wire(_find(rule_id))
+    return _find(rule_id).to_wire()
 
 
 @scaling_rules.patch("/<rule_id>")
@@ -90,7 +89,7 @@ def update(rule_id: str, json: ScalingRulePatch) -> Answer:
         max_replicas=json.max_replicas,
         idle_threshold_seconds=json.idle_threshold_seconds,
     )
-    return _wire(rule)
+    return rule.to_wire()
 
 
 @scaling_rules.delete("/<rule_id>")
@@ -142,33 +141,8 @@ def decisions(rule_id: str, query: DecisionsQuery) -> Answer:
     """What was decided by the rule, the newest first; the last 200 are kept."""
     rule = _find(rule_id)
     kept = services().store.rules.decisions(rule.container_group_id, limit=query.limit)
-    return {"_count": len(kept), "decisions": [_kept(one) for one in kept]}
+    return {"_count": len(kept), "decisions": [one.to_wire() for one in kept]}
 
 
 def _find(rule_id: str) -> ScalingRule:
     return services().store.rules.get(rule_id.lower(), user_id=scope())
-
-
-def _wire(rule: ScalingRule) -> dict[str, Any]:
-    return {
-        "id": rule.container_group_id,
-        "user_id": rule.user_id,
-        "org_name": rule.organization,
-        "project_name": rule.project,
-        "container_group_id": rule.container_group_id,
-        "container_group_name": rule.container_group_name,
-        "min_replicas": rule.min_replicas,
-        "max_replicas": rule.max_replicas,
-        "idle_threshold_seconds": rule.idle_threshold_seconds,
-        "created": iso(rule.created),
-        "updated": iso(rule.updated),
-    }
-
-
-def _kept(kept: KeptDecision) -> dict[str, Any]:
-    return {
-        **kept.decision.to_wire(),
-        "time": iso(kept.first),
-        "last": iso(kept.last),
-        "count": kept.count,
-    }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import redis
 
 from kelpie.errors import InvalidInputError, NotFoundError
-from kelpie.scaling import MAX_SLOTS, ContainerGroup, GroupState
+from kelpie.scaling import MAX_SLOTS, ContainerGroup, GroupState, RegisteredGroup
 from kelpie.store import keys
 from kelpie.store.codec import Fields, fields_of, names, text
 from kelpie.store.connection import translated
@@ -21,15 +20,6 @@ MAX_REPORTED_NODES = 5000
 MAX_REALLOCATIONS = 1000
 SILENT_AFTER_MS = 15_000
 """A host that has not reported for so long may be gone: nobody knows how many nodes there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredGroup:
-    """A container group and when it was registered."""
-
-    group: ContainerGroup
-    created: int  # ms since 1970 UTC
-    updated: int  # ms
 
 
 class Groups:
