@@ -16,7 +16,13 @@ class ScalingCalls:
     """Mixed into :class:`kelpie.Client`."""
 
     def _call(
-        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        gone_is_done: bool = False,
     ) -> Any:
         raise NotImplementedError
 
@@ -65,7 +71,7 @@ class ScalingCalls:
 
     def delete_scaling_rule(self, group: str) -> None:
         """Delete a scaling rule; its container group stays as it is. NotFoundError when you have none."""
-        self._call("DELETE", _rule_path(group))
+        self._call("DELETE", _rule_path(group), gone_is_done=True)
 
     def scaling_preview(self, group: str) -> Decision:
         """What the rule asks for at this moment; nothing is changed."""
@@ -90,7 +96,7 @@ class ScalingCalls:
 
     def delete_container_group(self, group: str) -> None:
         """Forget a container group of the local provider; its scaling rule ends (admin only)."""
-        self._call("DELETE", _group_path(group))
+        self._call("DELETE", _group_path(group), gone_is_done=True)
 
     def report_nodes(self, group: str, nodes: Iterable[str]) -> tuple[int, frozenset[str]]:
         """What the host of a container group says: which nodes it runs (admin only).
