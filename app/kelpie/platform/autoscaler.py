@@ -33,7 +33,7 @@ PULSE_S = 1.0
 SETTLE_S = 5.0
 """A queue that gets shorter is looked at this often at most: the provider is asked each time."""
 
-LOCK_TTL_S = 10.0
+LOCK_TTL_S = 5.0
 MAX_AT_ONCE = 64
 """Rules that are evaluated at the same time; as many groups may have a provider that does not answer."""
 
