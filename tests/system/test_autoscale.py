@@ -16,6 +16,7 @@ import pytest
 from kelpie import Client
 from kelpie.cli import exit_codes
 from kelpie.embedded.options import SCALED_QUEUE
+from kelpie.errors import UnavailableError
 from kelpie.job import JobStatus
 from kelpie.scaling import Action
 from tests.system.test_up import Up, assert_nothing_is_left, kelpie_up
@@ -152,6 +153,14 @@ def test_a_minimum_of_nodes_is_there_without_any_job(tmp_path: Path) -> None:
             assert client.wait(job.id, 60).status is JobStatus.COMPLETED
 
 
+def test_a_job_that_fails_finds_another_node_even_if_there_is_one_at_a_time(tmp_path: Path) -> None:
+    with kelpie_up(tmp_path / "data", "--autoscale", "--max", "1") as up, up.ready().client() as client:
+        job = client.submit(["false"], queue=SCALED_QUEUE, max_failures=2)
+        assert client.wait(job.id, 60).status is JobStatus.FAILED
+        assert [one.node for one in client.attempts(job.id)] == ["node-1", "node-2"]
+        wait_until(lambda: not nodes(up), "no node is left", timeout_s=60)
+
+
 def test_scaling_goes_on_when_the_platform_and_the_api_have_died(tmp_path: Path) -> None:
     with kelpie_up(tmp_path / "data", "--autoscale", "--max", "2") as up, up.ready().client() as client:
         client.set_scaling_rule(SCALED_QUEUE, idle_threshold_s=0)
@@ -160,6 +169,13 @@ def test_scaling_goes_on_when_the_platform_and_the_api_have_died(tmp_path: Path)
         for words in (("kelpie.cli", "platform"), ("kelpie.cli", "api", "--bind")):
             os.kill(up.part(*words), signal.SIGKILL)
         wait_until(lambda: len(re.findall("(api|platform) is back", up.said)) == 2, "both are back")
+
+        def answers() -> bool:
+            with contextlib.suppress(UnavailableError):
+                return client.me().username == "local"
+            return False
+
+        wait_until(answers, "the API answers")
         assert nodes(up) == set(held)
         for job, file in jobs.items():
             assert client.job(job).attempt == 1

@@ -87,7 +87,7 @@ class Worker:
 
     def _on_retire(self) -> None:
         # A poll that is left open may be given a job as long as this process lives: then it is waited for.
-        if not self._finals:
+        if not any(thread.is_alive() for _, thread in list(self._finals)):
             self._queue.stop_leasing()
 
     def _lease(self) -> LeasedJob | None:

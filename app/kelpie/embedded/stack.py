@@ -19,6 +19,7 @@ from kelpie.embedded.options import DEFAULT_BUCKET, Options, Ready
 from kelpie.embedded.parts import Api, Node, PlatformProcess
 from kelpie.embedded.process_tree import kill_orphans, reap
 from kelpie.embedded.processes import Server, free_ports, is_free
+from kelpie.embedded.revival import Revival
 from kelpie.embedded.s3 import REGION, S3Server
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError
@@ -26,15 +27,18 @@ from kelpie.errors import StartupError
 REPLACE_NODE_CODE = 86
 """A worker's way to say that its node must be replaced by another (kelpie.cli.exit_codes)."""
 
-_BACKOFF_S = (1.0, 30.0)  # before the first restart, and the longest
-_STEADY_S = 60.0  # a part that ran this long has recovered: its backoff starts anew
 _QUICK_GRACE_S = 2.0
 _PART_GRACE_S = 8.0
 _LOG_BYTES = 10 * 1024 * 1024
 _LOG_CHECK_S = 10.0
 _LOGS_OF_LEFT_NODES = 20
-_SCALING = {"KELPIE_AUTOSCALE_INTERVAL_S": "2", "KELPIE_AUTOSCALE_COOLDOWN_S": "2"}
+_SCALING = {"KELPIE_AUTOSCALE_INTERVAL_S": "1", "KELPIE_AUTOSCALE_COOLDOWN_S": "1"}
 """Processes of this machine start in a second and cost nothing: no need to be as patient as with a cloud."""
+
+
+_ONE_FAILURE = {"MAX_JOB_FAILURES": "1"}
+"""A job that failed needs another node: the one that it failed on is replaced, or the job might wait for ever
+while that node is all that the length of the queue asks for."""
 
 
 class Stack:
@@ -47,7 +51,7 @@ class Stack:
         self.logs = self.data / "logs"
         self.parts: list[Server] = []  # in the order of their start
         self._lock: IO[bytes] | None = None
-        self._revival = _Revival(options.node_restart_s)
+        self._revival = Revival(options.node_restart_s)
         self._logs_checked = time.monotonic()
         self._node_count = options.nodes if options.autoscale is None else 0
         self._node_environment: dict[str, str] = {}
@@ -105,6 +109,7 @@ class Stack:
             **s3.environment,
             "KELPIE_API_URL": api.url,
             "KELPIE_API_KEY": keys.user_key,
+            **({} if self.options.autoscale is None else _ONE_FAILURE),
             **self.options.node_environment,
         }
         if self.options.autoscale is not None:
@@ -271,32 +276,6 @@ class Stack:
         shutil.rmtree(node.directory.parent, ignore_errors=True)
         other = self._new_node()
         self.tell("replaced", name=node.name, by=other.name, pid=other.pid)
-
-
-class _Revival:
-    """When a part that died is started again: at once at first, more and more slowly when it keeps dying."""
-
-    def __init__(self, node_restart_s: float) -> None:
-        self._node_restart_s = node_restart_s
-        self._due: dict[str, float] = {}
-        self._pause_s: dict[str, float] = {}
-        self._died: dict[str, float] = {}
-
-    def schedule(self, part: Server) -> float:
-        """Note that the part has died; in how many seconds it is due."""
-        now = time.monotonic()
-        first, longest = _BACKOFF_S
-        steady = now - self._died.get(part.name, -_STEADY_S) > _STEADY_S
-        pause_s = first if steady else min(longest, 2 * self._pause_s.get(part.name, first))
-        self._pause_s[part.name], self._died[part.name] = pause_s, now
-        if isinstance(part, Node):
-            pause_s = max(pause_s, self._node_restart_s)
-        self._due[part.name] = now + pause_s
-        return pause_s
-
-    def is_due(self, part: Server) -> bool:
-        """Whether its time has come."""
-        return time.monotonic() >= self._due.get(part.name, 0.0)
 
 
 def bound_logs(folder: Path) -> None:

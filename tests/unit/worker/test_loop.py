@@ -261,3 +261,32 @@ def test_a_retiring_worker_that_is_stopped_hands_its_job_back(case: Case) -> Non
     case.stop.request()
     assert case.end() == STOPPED
     assert case.queue.reports == [("released", "a")]
+
+
+def test_the_open_poll_of_an_idle_worker_that_retires_ends_at_once(case: Case) -> None:
+    case.queue.jobs = [shell_job("exit 0", id="a")]
+    polls = threading.Event()
+    case.queue.on_empty = polls.set
+    case.begin()
+    wait_until(lambda: ("completed", "a") in case.queue.reports, "the job's data to be through")
+    assert polls.wait(30)
+    wait_until(lambda: not any("finalize" in t.name for t in threading.enumerate()), "its thread to end")
+    assert not case.queue.stopped.is_set()
+    case.stop.retire()
+    assert case.queue.stopped.is_set()
+    assert case.end() == STOPPED
+
+
+def test_the_open_poll_of_a_worker_with_outputs_on_their_way_is_waited_for(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    case.queue.jobs = [shell_job("exit 0", id="a")]
+    polls = threading.Event()
+    case.queue.on_empty = polls.set
+    case.begin()
+    assert case.engine.blocked.wait(30)
+    assert polls.wait(30)
+    case.stop.retire()
+    assert not case.queue.stopped.is_set()
+    case.engine.go.set()
+    assert case.end() == STOPPED
+    assert case.queue.reports == [("completed", "a")]
