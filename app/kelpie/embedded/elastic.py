@@ -20,7 +20,7 @@ from kelpie.errors import ConflictError, KelpieError, NotFoundError
 ORGANIZATION = PROJECT = "default"
 """What the key of the platform's user is bound to."""
 
-_ASK_EVERY_S = 0.5
+_ASK_EVERY_S = 1.0
 _API_TIMEOUT_S = 5.0
 
 
