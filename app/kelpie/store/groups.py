@@ -122,7 +122,7 @@ class Groups:
                 (keys.group(group_id), keys.reallocations(group_id)),
                 id=group_id,
                 time=self._clock(),
-                nodes=[(node,) for node in nodes],
+                nodes=[(node,) for node in sorted(set(nodes))],
             )
         except NotFoundError:
             raise no_such_group(group_id) from None

@@ -219,7 +219,7 @@ def test_a_host_says_what_it_runs_and_hears_what_it_is_to_run(sut: StoreUnderTes
     groups = sut.store.groups
     groups.put(GROUP_ID, "sims", "org", "project")
     groups.scale(GROUP_ID, replicas=2, state=GroupState.RUNNING)
-    heard, replace = groups.report(GROUP_ID, ["a", "b", "c"])
+    heard, replace = groups.report(GROUP_ID, ["a", "b", "c", "a"])
     assert (heard.group.running_replicas, heard.group.current, replace) == (2, 3, [])
     assert groups.report(GROUP_ID, [])[0].group.current == 0
 
@@ -324,7 +324,7 @@ def test_jobs_that_ended_on_a_node_count_for_a_while(sut: StoreUnderTest) -> Non
 
 def test_jobs_that_ended_earlier_do_not_count(sut: StoreUnderTest) -> None:
     long_ago = {"type": "completed", "job": "x", "attempt": 1, "node": "n", "status": "completed", "time": 1}
-    sut.redis.xadd(sut.keys().events, long_ago, id="1000-0")
+    sut.redis.xadd(sut.store._registry.register(USER, GROUP).keys.events, long_ago, id="1000-0")
     job = sut.submit_one()
     sut.store.finish(job.id, holder_of(sut.lease()), Outcome.COMPLETED)
     assert demand(sut) == Demand(0, 0, finished=1)
