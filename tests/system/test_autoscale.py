@@ -84,7 +84,7 @@ def test_rule_09_nodes_come_with_the_jobs_drain_the_queue_and_go(tmp_path: Path)
             for job in jobs:
                 assert client.wait(job.id, 60).status is JobStatus.COMPLETED
                 assert_undisturbed(client, job.id, JobStatus.COMPLETED)
-            assert len({client.job(job.id).machine_id for job in jobs}) == 3
+            assert 1 < len({client.job(job.id).machine_id for job in jobs}) <= 3
             wait_until(lambda: not nodes(up), "no node is left", timeout_s=60)
             wait_until(lambda: not list((data / "nodes").iterdir()), "nor anything of one")
             kept = reversed(client.scaling_decisions(SCALED_QUEUE))
