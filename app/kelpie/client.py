@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 
+from kelpie.client_scaling import ScalingCalls
 from kelpie.errors import (
     ConflictError,
     ForbiddenError,
@@ -120,7 +121,7 @@ class User:
         return cls(id=wire["id"], username=wire["username"], wire=dict(wire))
 
 
-class Client:
+class Client(ScalingCalls):
     """One connection pool to one API with one key. Thread-safe; close it, or use it as a context manager.
 
     Every method raises :class:`kelpie.errors.KelpieError` of the fitting class. What can be repeated without

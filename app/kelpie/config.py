@@ -82,6 +82,24 @@ class Settings(BaseSettings):
         description="Deliver webhooks to private and loopback addresses too; for trials on one machine.",
     )
 
+    provider: Literal["local"] = Field(
+        default="local",
+        description="Who runs the replicas of container groups: local (hosts that report to this API).",
+    )
+    autoscale_interval_s: float = Field(
+        default=300,
+        ge=0.1,
+        le=86_400,
+        description="How often a scaling rule is evaluated even if its queue does not change, in seconds.",
+    )
+    autoscale_cooldown_s: float = Field(
+        default=60,
+        ge=0,
+        le=86_400,
+        description="How long a container group keeps its replicas after a change before it may shrink, "
+        "in seconds.",
+    )
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:

@@ -704,7 +704,7 @@ def test_a_key_for_nobody_is_404_and_without_names_400(admin: ApiUser, api: ApiU
 
 @pytest.mark.parametrize(
     "path",
-    ["/nothing", "/jobs/a/b/c", "/scaling-rules", "/jobs//x//", "/job", "/docs/nothing", "/static/nothing"],
+    ["/nothing", "/jobs/a/b/c", "/scaling-rule", "/jobs//x//", "/job", "/docs/nothing", "/static/nothing"],
 )
 def test_an_unknown_route_is_404_as_json(api: ApiUser, path: str) -> None:
     refused(api.request("GET", path), 404, "Route Not Found")
@@ -789,6 +789,13 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("DELETE", "/users"),
         ("POST", "/users/{user_id}/token"),
         ("GET", "/users/me"),
+        *((method, "/scaling-rules") for method in ("POST", "GET", "DELETE")),
+        *((method, "/scaling-rules/{rule_id}") for method in ("GET", "PATCH", "DELETE")),
+        ("GET", "/scaling-rules/{rule_id}/decision"),
+        ("GET", "/scaling-rules/{rule_id}/decisions"),
+        ("GET", "/container-groups"),
+        *((method, "/container-groups/{group_id}") for method in ("PUT", "GET", "DELETE")),
+        ("PUT", "/container-groups/{group_id}/nodes"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
     }

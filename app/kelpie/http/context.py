@@ -9,6 +9,7 @@ from flask import Flask, current_app, g
 
 from kelpie.config import Settings
 from kelpie.errors import ForbiddenError
+from kelpie.providers import Provider
 from kelpie.store import Poller, Principal, Store
 
 EXTENSION = "kelpie"
@@ -21,6 +22,7 @@ class Services:
     settings: Settings
     store: Store
     poller: Poller
+    provider: Provider
 
     def close_polls(self) -> None:
         """Answer every open long poll with nothing, at once."""

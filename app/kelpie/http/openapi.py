@@ -24,6 +24,7 @@ KEY_SCHEME = "ApiKey"
 JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
 USERS = Tag(name="Users", description="Users and their API keys.")
+SCALING = Tag(name="Scaling", description="How many nodes container groups have, and why.")
 HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
 
 

@@ -38,6 +38,15 @@ kelpie:{users}:names                  hash    username → user id
 kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
 kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
+kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
+kelpie:{rules}:user_rules:<id>        zset    those of a user
+kelpie:{rules}:rule:<group>           hash    see RULE_FIELDS
+kelpie:{rules}:decisions:<group>      list    what was decided by the rule, newest first, the last 200:
+                                              first and last time (ms), how often in a row, JSON
+kelpie:{rules}:groups                 zset    container groups of the local provider, by creation in ms
+kelpie:{rules}:group:<id>             hash    see GROUP_FIELDS
+kelpie:{rules}:reallocations:<id>     set     nodes of the group that its host is asked to replace
+kelpie:{rules}:autoscaler             string  the platform process that scales; TTL = seconds without a sign
 ====================================  ======  ==============================================================
 
 ``{queue}`` is the number of the queue: short, because every job's keys begin with it.
@@ -100,10 +109,39 @@ COUNTERS = {
 }
 
 SCHEMA = "kelpie:{registry}:schema"
+RULE_FIELDS = {
+    "user_id": "whose jobs count",
+    "organization": "of the container group",
+    "project": "of the container group",
+    "container_group_name": "its name when the rule was made",
+    "min_replicas": "a count",
+    "max_replicas": "a count",
+    "idle_threshold_seconds": "how long a finished job still counts, s",
+    "created": "ms",
+    "updated": "ms",
+    "scaled": "when the replica count was last changed, ms; absent: never",
+}
+
+GROUP_FIELDS = {
+    "name": "what people call it",
+    "organization": "whose it is",
+    "project": "of that organization",
+    "slots": "jobs that one replica runs at once",
+    "created": "ms",
+    "updated": "ms",
+    "state": "running or stopped",
+    "replicas": "how many its host is to run while it is running",
+    "current": "how many nodes its host has",
+    "reported": "when the host last said so, ms",
+}
+
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
 API_KEY_PREFIX = "kelpie:{users}:key:"
+RULES = "kelpie:{rules}:rules"
+GROUPS = "kelpie:{rules}:groups"
+AUTOSCALER_LOCK = "kelpie:{rules}:autoscaler"
 
 
 def user_queues(user_id: str) -> str:
@@ -129,6 +167,31 @@ def user_keys(user_id: str) -> str:
 def api_key(digest: str) -> str:
     """What is known of an API key."""
     return f"{API_KEY_PREFIX}{digest}"
+
+
+def user_rules(user_id: str) -> str:
+    """The container groups whose scaling rules are a user's."""
+    return f"kelpie:{{rules}}:user_rules:{user_id}"
+
+
+def rule(group_id: str) -> str:
+    """The scaling rule of a container group."""
+    return f"kelpie:{{rules}}:rule:{group_id}"
+
+
+def decisions(group_id: str) -> str:
+    """What was decided about a container group."""
+    return f"kelpie:{{rules}}:decisions:{group_id}"
+
+
+def group(group_id: str) -> str:
+    """A container group of the local provider."""
+    return f"kelpie:{{rules}}:group:{group_id}"
+
+
+def reallocations(group_id: str) -> str:
+    """The nodes of a container group that are to be replaced."""
+    return f"kelpie:{{rules}}:reallocations:{group_id}"
 
 
 def queue_name(user_id: str, container_group_id: str) -> str:

@@ -288,7 +288,7 @@ def test_the_bare_install_is_enough_for_the_client_and_its_commands() -> None:
     script = (
         "import sys; from kelpie import Client; import kelpie.cli; "
         "[kelpie.cli.cli.get_command(None, name) for name in "
-        "('submit', 'jobs', 'job', 'cancel', 'delete', 'keys')]; "
+        "('submit', 'jobs', 'job', 'cancel', 'delete', 'keys', 'scaling')]; "
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
