@@ -29,6 +29,7 @@ kelpie:{queue}:polls                  zset    nodes by the time of their last po
 kelpie:{queue}:counters               hash    see COUNTERS
 kelpie:{queue}:events                 stream  what happened, the last 100,000 or so; see records.Event
 kelpie:{registry}:schema              string  version of this layout; see migrations.py
+kelpie:{registry}:migrating           string  the process that upgrades the layout; TTL: 10 minutes
 kelpie:{registry}:queue_numbers       hash    queue → number
 kelpie:{registry}:queue_names         hash    number → JSON [user id, container group id]
 kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
@@ -109,6 +110,7 @@ COUNTERS = {
 }
 
 SCHEMA = "kelpie:{registry}:schema"
+MIGRATION_LOCK = "kelpie:{registry}:migrating"
 RULE_FIELDS = {
     "user_id": "whose jobs count",
     "organization": "of the container group",

@@ -42,7 +42,8 @@ class Store(Submissions, Control, Leases, Demands):
     def check(self) -> None:
         """Raises StartupError when jobs would not be safe on this server; upgrades an older layout."""
         connection.check_server(self.redis, allow_volatile=self._allow_volatile)
-        migrations.bring_up_to_date(self.redis)
+        lock = Lock(self._scripts, keys.MIGRATION_LOCK, ttl_s=migrations.LOCK_TTL_S)
+        migrations.bring_up_to_date(self.redis, lock)
 
     def close(self) -> None:
         """Closes every connection."""
