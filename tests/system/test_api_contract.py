@@ -97,12 +97,23 @@ PROTECTED = [
     ("POST", "/users"),
     ("POST", f"/users/{UNKNOWN}/token"),
     ("GET", "/users/me"),
+    ("GET", "/users/me/keys"),
+    ("POST", "/users/me/keys"),
+    ("DELETE", f"/users/me/keys/{UNKNOWN}"),
+    ("GET", "/users"),
+    ("GET", f"/users/{UNKNOWN}/keys"),
+    ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
+    ("DELETE", f"/users/{UNKNOWN}"),
     ("DELETE", "/users"),
 ]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
     ("POST", "/users"),
     ("POST", f"/users/{UNKNOWN}/token"),
+    ("GET", "/users"),
+    ("GET", f"/users/{UNKNOWN}/keys"),
+    ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
+    ("DELETE", f"/users/{UNKNOWN}"),
     ("DELETE", "/users"),
 ]
 
@@ -711,7 +722,7 @@ def test_an_unknown_route_is_404_as_json(api: ApiUser, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("PUT", "/jobs"), ("POST", "/work"), ("PATCH", "/jobs/x"), ("GET", "/users")]
+    ("method", "path"), [("PUT", "/jobs"), ("POST", "/work"), ("PATCH", "/jobs/x"), ("PUT", "/users")]
 )
 def test_a_method_that_a_path_does_not_know_is_405_as_json(api: ApiUser, method: str, path: str) -> None:
     refused(api.request(method, path), 405)
@@ -786,8 +797,15 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         *(("POST", f"/jobs/{{job_id}}/{name}") for name in REPORTS),
         ("POST", "/users"),
         ("DELETE", "/users"),
+        ("GET", "/users"),
+        ("DELETE", "/users/{user_id}"),
         ("POST", "/users/{user_id}/token"),
+        ("GET", "/users/{user_id}/keys"),
+        ("DELETE", "/users/{user_id}/keys/{key_id}"),
         ("GET", "/users/me"),
+        ("GET", "/users/me/keys"),
+        ("POST", "/users/me/keys"),
+        ("DELETE", "/users/me/keys/{key_id}"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
     }

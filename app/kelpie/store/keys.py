@@ -24,9 +24,13 @@ kelpie:{registry}:queue_numbers       hash    queue → number
 kelpie:{registry}:queue_names         hash    number → JSON [user id, container group id]
 kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
 kelpie:{users}:names                  hash    username → user id
+kelpie:{users}:organizations          hash    username → user id, a space and the organization's own id (empty
+                                              while unknown), of users who stand for an organization
+kelpie:{users}:epoch                  string  how many users of organizations were deleted: what processes
+                                              remember of organizations' keys is void when it changes
 kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
-kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
-kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
+kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
+kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
 ====================================  ======  ==============================================================
 
 ``kelpie:wake`` is a channel: ``<queue number> <jobs that became waiting>``.
@@ -75,9 +79,25 @@ JOB_FIELDS = {
     "outcome": "how it was closed",
 }
 
+KEY_FIELDS = {
+    "user_id": "whose key it is",
+    "username": "his name",
+    "org_name": "organization that the key is bound to",
+    "project_name": "project that the key is bound to",
+    "created": "ms",
+    "origin": "environment or request",
+    "prefix": "how the key begins; absent: a key from the environment",
+    "name": "what its user calls it; absent: nothing",
+    "scopes": "what it is limited to, separated by spaces; absent: nothing, it is a full key",
+    "expires": "ms; absent: never",
+    "last_used": "ms, written at most once a minute; absent: never",
+}
+
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
+ORGANIZATIONS = "kelpie:{users}:organizations"
+USERS_EPOCH = "kelpie:{users}:epoch"
 API_KEY_PREFIX = "kelpie:{users}:key:"
 
 

@@ -10,6 +10,7 @@ from kelpie.store import connection
 from kelpie.store.events import Events
 from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
+from kelpie.store.organizations import Organizations
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Scripts
 from kelpie.store.users import Users
@@ -27,6 +28,7 @@ class Store(Jobs, Leases):
         super().__init__(client, scripts or Scripts(client))
         self._allow_volatile = allow_volatile
         self.users = Users(client, self._scripts)
+        self.organizations = Organizations(client, self._scripts)
         self.events = Events(client)
 
     @classmethod
