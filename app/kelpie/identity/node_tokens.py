@@ -91,7 +91,7 @@ class NodeTokens:
             )
             rules.validate(claims)
         except JoseError as error:
-            raise _bad(error.description or error.error) from None
+            raise _bad(_reason(error)) from None
         names = self._names
         return NodeIdentity(
             machine_id=_required(claims, names.machine_id),
@@ -114,8 +114,7 @@ class NodeTokens:
                 raise _bad("it is signed by a key that is not published")
             return jwt.decode(token, key, registry=_REGISTRY).claims
         except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = getattr(error, "error", "") or "it is no JSON Web Token"
-            raise _bad(str(reason)) from None
+            raise _bad(_reason(error)) from None
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> str | None:
@@ -136,6 +135,12 @@ def _required(claims: Mapping[str, Any], name: str) -> str:
     if value is None:
         raise _bad(f"it has no claim {name}")
     return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, JoseError):
+        return (error.description or error.error.replace("_", " ")).rstrip(".")
+    return "it is no JSON Web Token"
 
 
 def _bad(why: str) -> ForbiddenError:
