@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from joserfc.jwk import RSAKey
 
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.http import replies
+from kelpie.job import JobStatus
+from kelpie.store import Store
 from tests.api import ApiServer, ApiUser, Reply
-from tests.factories import job_body
+from tests.factories import job_body, spec
 from tests.identity import AuthService, Service, Signer, service
 from tests.waiting import wait_until
 
@@ -593,6 +596,26 @@ def test_a_user_makes_lists_and_revokes_keys_of_his_own(world: World, user: ApiU
             asked = fresh.request("GET", f"{world.server.url}/users/me", headers={"X-Kelpie-Key": token})
             assert asked.status == 403
     refused(user.request("DELETE", f"/users/me/keys/{made['id']}"), 404)
+
+
+@pytest.mark.parametrize("how", ["revoked", "deleted"])
+def test_a_poll_that_waits_gets_no_job_once_its_key_has_ended(world: World, user: ApiUser, how: str) -> None:
+    made = user.ok("POST", "/users/me/keys", json={"scopes": ["work"]})
+    node = ApiUser(world.server, made["token"])
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(node.request, "GET", work_path() + "&wait=20")
+        wait_until(lambda: user.ok("GET", "/users/me/keys")["keys"][1]["last_used"], "it polls")
+        began = time.monotonic()
+        if how == "revoked":
+            user.ok("DELETE", f"/users/me/keys/{made['id']}")
+        else:
+            world.server.admin().ok("DELETE", f"/users/{user.user_id}")
+        wait_until(lambda: time.monotonic() - began > 5, "what was revoked has ended")
+        # of the same user, for a job needs one: the store knows queues by user, whether he exists or not
+        with closing(Store.connect(world.redis_url)) as store:
+            [job] = store.submit(str(user.user_id), [spec(container_group_id="group-1")])
+            assert poll.result()[::2] == (200, [])
+            assert store.get(job.id).status is JobStatus.PENDING
 
 
 @pytest.mark.parametrize(

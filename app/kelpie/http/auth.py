@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from flask import current_app, g, request
 
-from kelpie.errors import ForbiddenError
+from kelpie.errors import ForbiddenError, UnauthenticatedError, UnavailableError
 from kelpie.http.context import principal, require, require_admin
 from kelpie.http.credentials import principal_of
 from kelpie.store import Scope
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+RECHECK_AFTER_S = 4.0
+"""How long a request may act on credentials that were good: what was revoked ends within five seconds."""
 
 _ADMIN_ONLY = "kelpie_admin_only"
 
@@ -27,6 +31,21 @@ def identify() -> None:
     """
     if request.method != "OPTIONS":
         g.principal = principal_of(request.headers)
+        g.identified_s = time.monotonic()
+
+
+def is_still_good() -> bool:
+    """Whether the credentials of a request that has waited still speak for the same caller."""
+    if time.monotonic() - g.identified_s < RECHECK_AFTER_S:
+        return True
+    before = principal()
+    try:
+        identify()
+    except (ForbiddenError, UnauthenticatedError):
+        return False
+    except UnavailableError:  # nobody can tell now, and nobody has been refused
+        return True
+    return principal() == before
 
 
 def authenticate() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from functools import partial
 from typing import Any
 
 from flask import Blueprint, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from kelpie.http.auth import authenticate_worker
+from kelpie.http.auth import authenticate_worker, is_still_good
 from kelpie.http.connections import is_connected
 from kelpie.http.context import principal, require_own, scope, services
 from kelpie.http.models import FailureBody, ReportBody, WorkHeaders, WorkQuery
@@ -34,13 +33,14 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
     if request.method == "HEAD":  # which Flask adds to every GET: nobody would read the lease
         raise MethodNotAllowed(["GET"])
     require_own(query.machine_id, query.container_group_id)
+    client = request.environ.get("gunicorn.socket")
     leased = services().poller.poll(
         principal().user_id,
         query.container_group_id,
         query.machine_id,
         headers.idempotency_key or uuid.uuid4().hex,
         query.wait,
-        is_there=partial(is_connected, request.environ.get("gunicorn.socket")),
+        is_there=lambda: is_connected(client) and is_still_good(),
     )
     return [leased.to_wire()] if leased else []
 

@@ -19,6 +19,9 @@ MAX_OPEN = 64
 RETRY_S = 5.0
 """How long an older answer is used without asking again, after a question that failed."""
 
+PATIENCE_S = 1.0
+"""How long to wait for a new answer while an older one may be used: reports of nodes must not be late."""
+
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
@@ -160,20 +163,24 @@ class Answers(Generic[T]):
             kept.fresh_until = min(max(kept.fresh_until, self._clock() + RETRY_S), kept.usable_until)
 
     def _settled(self, subject: str, question: _Question[T], *, usable: bool) -> T | None:
-        """The answer to a question, or what may be used in spite of its failure."""
-        if question.done.wait(self._wait_s):
-            if question.error is None:
-                return question.value
-        else:
+        """The answer to a question, or an older one that is usable in spite of its failure."""
+        older = self._usable(subject) if usable else None
+        answered = question.done.wait(self._wait_s if older is None else min(PATIENCE_S, self._wait_s))
+        if answered and question.error is None:
+            return question.value
+        if not answered:
             with self._lock:
-                if self._open.get(subject) is question:  # whoever comes next asks anew
-                    del self._open[subject]
                 self._failed(subject, self._clock())
+                if older is None and self._open.get(subject) is question:  # whoever comes next asks anew
+                    del self._open[subject]
+        if older is None:
+            raise self._unavailable()
+        return older.value
+
+    def _usable(self, subject: str) -> _Kept[T] | None:
         with self._lock:
             kept = self._good.get(subject)
-            if usable and kept is not None and self._clock() < kept.usable_until:
-                return kept.value
-        raise self._unavailable()
+            return kept if kept is not None and self._clock() < kept.usable_until else None
 
     def _trim(self, entries: OrderedDict[str, Any]) -> None:
         while len(entries) > self._capacity:

@@ -24,6 +24,7 @@ class Web:
 
     def __init__(self, url: str, *, timeout_s: float, max_bytes: int, ca_file: Path | None = None) -> None:
         self._url = url
+        self._shown = url.partition("?")[0]  # a query may hold a secret
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._http = urllib3.PoolManager(
@@ -42,15 +43,15 @@ class Web:
             except urllib3.exceptions.ProtocolError:  # a kept connection that the service has closed since
                 status, data = self._exchange(method, headers, body, deadline)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise UnavailableError(f"{self._url} cannot be asked: {type(error).__name__}") from error
+            raise UnavailableError(f"{self._shown} cannot be asked: {type(error).__name__}") from error
         if status != 200:
-            raise UnavailableError(f"{self._url} answered with status {status}, not 200")
+            raise UnavailableError(f"{self._shown} answered with status {status}, not 200")
         try:
             answer = json.loads(data)
         except (ValueError, RecursionError):
-            raise UnavailableError(f"{self._url} answered with something that is not JSON") from None
+            raise UnavailableError(f"{self._shown} answered with something that is not JSON") from None
         if not isinstance(answer, dict):
-            raise UnavailableError(f"{self._url} answered with JSON that is no object")
+            raise UnavailableError(f"{self._shown} answered with JSON that is no object")
         return answer
 
     def _exchange(
@@ -70,7 +71,7 @@ class Web:
         while chunk := response.read1(CHUNK_BYTES, decode_content=False):
             data += chunk
             if len(data) > self._max_bytes:
-                raise UnavailableError(f"{self._url} answered with more than {self._max_bytes} bytes")
+                raise UnavailableError(f"{self._shown} answered with more than {self._max_bytes} bytes")
             if time.monotonic() > deadline:
-                raise UnavailableError(f"{self._url} did not end its answer within {self._timeout_s:g} s")
+                raise UnavailableError(f"{self._shown} did not end its answer within {self._timeout_s:g} s")
         return data

@@ -151,6 +151,23 @@ def test_who_asks_at_the_same_time_waits_for_one_answer() -> None:
     assert slow.count == 1
 
 
+def test_a_silent_service_hardly_holds_up_those_who_have_an_older_answer(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "PATIENCE_S", 0.02)
+    kept, slow = made(clock, wait_s=3600), Slow()
+    kept.get("a", Asker("older"))
+    clock.now += 61
+    assert kept.get("a", slow) == "older"
+    assert kept.get("a", slow) == "older"  # without waiting: not yet
+    clock.now += RETRY_S + 0.1
+    assert kept.get("a", slow) == "older"
+    assert slow.count == 1  # it is still being asked
+    slow.go.set()
+    wait_until(lambda: kept._asking == 0, "the answer has come after all")
+    assert (kept.get("a", slow), slow.count) == ("yes", 1)
+
+
 def test_a_service_that_never_answers_holds_nobody_up_for_longer_than_the_bound(clock: Clock) -> None:
     kept = made(clock, wait_s=0.05)
     slow = Slow()
