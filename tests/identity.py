@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
@@ -34,6 +43,7 @@ class Service:
     """What came, and what is answered. A test changes it as it goes."""
 
     port: int = 0
+    scheme: str = "http"
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     answer: Callable[[Asked], bytes] = lambda _: b"{}"
@@ -42,13 +52,13 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/ask"
+        return f"{self.scheme}://127.0.0.1:{self.port}/ask"
 
 
 @contextmanager
-def service() -> Iterator[Service]:
-    """A service on a free port."""
-    state = Service()
+def service(tls: Path | None = None) -> Iterator[Service]:
+    """A service on a free port; with ``tls``, a file of a certificate and its key, by HTTPS."""
+    state = Service(scheme="http" if tls is None else "https")
     state.going.set()
     ended = threading.Event()
 
@@ -77,6 +87,10 @@ def service() -> Iterator[Service]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     state.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -87,6 +101,32 @@ def service() -> Iterator[Service]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def own_certificate(certificate: Path) -> Path:
+    """Writes the certificate of an authority of one, for 127.0.0.1; returns a file with it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a cluster")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, SHA256())
+    )
+    public = made.public_bytes(Encoding.PEM)
+    certificate.write_bytes(public)
+    both = certificate.with_suffix(".both")
+    both.write_bytes(public + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return both
 
 
 def verdict(organization: str = "acme", organization_id: str = "org-1", **overrides: Any) -> dict[str, Any]:

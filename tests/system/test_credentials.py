@@ -742,6 +742,8 @@ def test_a_key_of_the_admin_is_the_admins_only_with_that_scope(world: World, use
     assert narrow.ok("GET", "/users/me")["is_admin"] is False
     steward = scoped(admin, "admin")
     assert steward.ok("GET", "/users")["_count"] > 0
+    assert steward.request("DELETE", "/jobs")[0] == 204
+    job = user.submit(job_body())
     assert "scope submit" in refused(steward.request("GET", f"/jobs/{job['id']}"), 403)
     both = scoped(admin, "submit", "admin")
     assert both.ok("GET", f"/jobs/{job['id']}")["id"] == job["id"]

@@ -11,7 +11,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from kelpie.errors import UnavailableError
 from kelpie.identity.key_set import KeySet
-from tests.identity import Service, Signer
+from tests.identity import Service, Signer, own_certificate, service
 
 
 class Clock:
@@ -148,10 +148,23 @@ def test_a_redirect_is_not_followed(web: Service, signer: Signer, clock: Clock) 
     assert len(web.asked) == 1
 
 
-def test_a_huge_answer_is_an_outage(web: Service, clock: Clock) -> None:
-    web.answer = lambda _: json.dumps({"keys": ["x" * 2**21]}).encode()
+def test_a_huge_answer_is_an_outage(web: Service, signer: Signer, clock: Clock) -> None:
+    web.answer = lambda _: json.dumps(signer.jwks() | {"padding": "x" * 2**21}).encode()
     with pytest.raises(UnavailableError):
         key_set(web, clock).find("rsa-1", "RS256")
+
+
+def test_a_service_of_the_clusters_own_authority_is_trusted_by_a_file_only(
+    signer: Signer, clock: Clock, tmp_path: Path
+) -> None:
+    certificate = tmp_path / "ca.pem"
+    with service(tls=own_certificate(certificate)) as web:
+        signer.publish(web)
+        assert web.url.startswith("https://")
+        with pytest.raises(UnavailableError):
+            key_set(web, clock).find("rsa-1", "RS256")
+        assert web.asked == []
+        assert key_set(web, clock, ca_file=certificate).find("rsa-1", "RS256")
 
 
 def test_the_token_for_the_service_is_read_at_every_fetch(
