@@ -24,9 +24,11 @@ from kelpie.embedded.valkey import ValkeyServer
 from kelpie.http import replies
 from kelpie.job import JobStatus
 from kelpie.store import Store
+from kelpie_worker.http_queue import HttpQueue
 from tests.api import ApiServer, ApiUser, Reply
 from tests.factories import job_body, spec
 from tests.identity import AuthService, Service, Signer, service
+from tests.unit.worker.doubles import settings as worker_settings
 from tests.waiting import wait_until
 
 UNKNOWN = "c7b785ab-764a-4280-9a22-9c2eaedd039d"
@@ -309,6 +311,30 @@ def test_a_node_runs_the_jobs_of_its_organization(world: World) -> None:
     assert world.ok("POST", f"{path}/heartbeat", node, json=report())["status"] == "running"
     assert world.ok("POST", f"{path}/completed", node, json=report(lease=leased["lease"]))
     assert world.ok("GET", path, owner)["status"] == "completed"
+
+
+def test_a_worker_with_a_token_file_runs_the_jobs_of_its_organization(world: World, tmp_path: Path) -> None:
+    name, owner = world.organization()
+    token = tmp_path / "token"
+    token.write_text(world.node(name)["Authorization"].removeprefix("Bearer "))
+    told = worker_settings(
+        tmp_path,
+        api_url=world.server.url,
+        machine_id="machine-1",
+        container_group_id="group-1",
+        token_file=token,
+        salad_project="sims",
+    )
+    queue = HttpQueue(told)
+    assert queue.lease(0) is None
+    job = world.ok("POST", "/jobs", owner, json=job_body())
+    leased = queue.lease(5)
+    assert leased is not None
+    assert leased.id == job["id"]
+    assert queue.heartbeat(leased).status is JobStatus.RUNNING
+    queue.completed(leased)
+    queue.close()
+    assert world.ok("GET", f"/jobs/{job['id']}", owner)["status"] == "completed"
 
 
 def test_a_node_that_comes_before_its_organizations_key_speaks_for_the_same_user(world: World) -> None:

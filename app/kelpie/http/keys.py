@@ -8,9 +8,9 @@ from flask import Blueprint
 
 from kelpie.http.auth import full_key_only, identify
 from kelpie.http.context import principal, services
-from kelpie.http.models import KeyBody
 from kelpie.http.openapi import USERS, replies, spec
 from kelpie.http.replies import ErrorReply, KeyListReply, NewKeyReply
+from kelpie.http.user_models import KeyBody
 from kelpie.job import iso
 from kelpie.store import ApiKey
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from kelpie.job import (
     LEGACY_KEYS,
@@ -22,8 +22,6 @@ from kelpie.job import (
     SyncEntry,
 )
 from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
-from kelpie.store import Scope
-from kelpie.store.api_keys import MAX_EXPIRY_S
 
 MAX_COMMAND_BYTES = 1024 * 1024
 """The command, its arguments and its environment together, well below what Linux passes to a program."""
@@ -102,6 +100,7 @@ Pattern = Annotated[
     AfterValidator(_runnable),
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 LabelName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_printable)]
 LabelValue = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 
@@ -255,49 +254,6 @@ class FailureBody(ReportBody):
     def kind(self) -> Outcome:
         """The outcome that is reported."""
         return Outcome(self.outcome or Outcome.APP_FAILED)
-
-
-class UserBody(Body):
-    """A user to be made."""
-
-    username: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-
-
-def _scope(value: object) -> object:
-    return Scope(value) if isinstance(value, str) and value in set(Scope) else value
-
-
-KeyScope = Annotated[Scope, BeforeValidator(_scope)]  # strict models take no text for an enum by themselves
-
-
-class KeyBody(Body):
-    """How far an API key reaches."""
-
-    scopes: (
-        Annotated[
-            list[KeyScope],
-            Field(min_length=1, max_length=8, description="What the key may do; absent: all its user may."),
-        ]
-        | None
-    ) = None
-    name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)] | None = None
-    expires_in_s: (
-        Annotated[int, Field(ge=1, le=MAX_EXPIRY_S, description="Seconds; absent: it never expires.")] | None
-    ) = None
-
-
-class TokenBody(KeyBody):
-    """What an API key is bound to, and how far it reaches."""
-
-    org_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-    project_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-
-
-class UsersQuery(Query):
-    """Which users are listed."""
-
-    page_size: Annotated[int, Field(ge=1, le=1000)] = 100
-    page: Annotated[int, Field(ge=-(2**31), le=1_000_000, description="1, 2, 3 …; less means 1.")] = 1
 
 
 class JobsQuery(Query):

@@ -10,9 +10,9 @@ from kelpie.errors import ConflictError, InvalidInputError
 from kelpie.http.auth import admin_only, identify
 from kelpie.http.context import principal, services
 from kelpie.http.keys import key_wire
-from kelpie.http.models import TokenBody, UserBody, UsersQuery
 from kelpie.http.openapi import USERS, replies, spec
 from kelpie.http.replies import CallerReply, ErrorReply, KeyListReply, TokenReply, UserPageReply, UserReply
+from kelpie.http.user_models import TokenBody, UserBody, UsersQuery
 from kelpie.job import iso
 from kelpie.store import Scope, User
 
