@@ -756,6 +756,7 @@ def test_the_admin_lists_and_deletes_users(world: World, user: ApiUser) -> None:
     refused(user.request("GET", "/jobs"), 403)
     assert admin.ok("GET", f"/jobs/{job['id']}")["id"] == job["id"]  # his jobs stay
     refused(admin.request("DELETE", f"/users/{user.user_id}"), 404)
+    refused(admin.request("DELETE", "/users/me"), 405)
     refused(admin.request("DELETE", "/users/00000000-0000-0000-0000-000000000000"), 409)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from flask import Blueprint
 
@@ -101,16 +102,16 @@ def me() -> Answer:
     }
 
 
-@users.delete("/<user_id>")
+@users.delete("/<uuid:user_id>")  # so that /users/me does not seem to know DELETE
 @admin_only
 @spec.validate(
     resp=replies(HTTP_204=None, HTTP_404=ErrorReply, HTTP_409=ErrorReply),
     tags=[USERS],
     operation_id="deleteUser",
 )
-def delete(user_id: str) -> Answer:
+def delete(user_id: UUID) -> Answer:
     """Delete a user and his keys; his jobs stay (admin)."""
-    services().store.users.delete(user_id)
+    services().store.users.delete(str(user_id))
     return "", 204
 
 
