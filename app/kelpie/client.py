@@ -45,7 +45,8 @@ from kelpie.job import (
 )
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-PAGE_SIZE = 500  # jobs per request of a list
+PAGE_SIZE = 500  # jobs or users per request of a list
+MAX_USER_PAGES = 1000
 
 OUTAGE_S = 600.0
 """How long `Client.wait` bears an API that cannot be reached, in seconds."""
@@ -119,6 +120,35 @@ class User:
     def from_wire(cls, wire: Mapping[str, Any]) -> User:
         """The user that a JSON object of the API describes."""
         return cls(id=wire["id"], username=wire["username"], wire=dict(wire))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of an API key. ``scopes`` None: a full key, which may do all that its user may."""
+
+    id: str
+    prefix: str | None  # how the key begins
+    name: str | None
+    scopes: tuple[str, ...] | None
+    created: int  # ms since 1970 UTC, as every time here
+    expires: int | None
+    last_used: int | None  # up to a minute late
+    wire: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Key:
+        """The key that a JSON object of the API describes; the key itself, if that is shown, is left out."""
+        scopes = wire.get("scopes")
+        return cls(
+            id=wire["id"],
+            prefix=wire.get("prefix"),
+            name=wire.get("name"),
+            scopes=None if scopes is None else tuple(scopes),
+            created=from_iso(wire["created"]) or 0,
+            expires=from_iso(wire.get("expires")),
+            last_used=from_iso(wire.get("last_used")),
+            wire={name: value for name, value in wire.items() if name != "token"},
+        )
 
 
 class Client(ScalingCalls):
@@ -263,11 +293,52 @@ class Client(ScalingCalls):
         """A new user (admin only). InvalidInputError when the name is taken."""
         return User.from_wire(self._call("POST", "/users", body={"username": username}))
 
-    def create_key(self, user_id: str, organization: str = "default", project: str = "default") -> str:
-        """A new API key for a user (admin only). It is shown this once."""
-        path = f"/users/{quote(user_id, safe='')}/token"
-        answer = self._call("POST", path, body={"org_name": organization, "project_name": project})
-        return str(answer["token"])
+    def users(self) -> list[User]:
+        """All users by name (admin only)."""
+        found: list[User] = []
+        for page in range(1, MAX_USER_PAGES + 1):
+            part = self._call("GET", "/users", query={"page": page, "page_size": PAGE_SIZE})["users"]
+            found += map(User.from_wire, part)
+            if len(part) < PAGE_SIZE:
+                break
+        return found
+
+    def delete_user(self, user_id: str) -> None:
+        """Delete a user and his keys; his jobs stay (admin only)."""
+        self._call("DELETE", f"/users/{quote(user_id, safe='')}", gone_is_done=True)
+
+    def create_key(
+        self,
+        user_id: str,
+        organization: str = "default",
+        project: str = "default",
+        *,
+        scopes: Sequence[str] | None = None,
+        name: str | None = None,
+        expires_in_s: int | None = None,
+    ) -> str:
+        """A new API key for a user (admin only). It is shown this once.
+
+        ``scopes``: what it may do, of ``submit``, ``work`` and (for the admin's own keys) ``admin``; None:
+        all that its user may.
+        """
+        body = {"org_name": organization, "project_name": project} | _reach(scopes, name, expires_in_s)
+        return str(self._call("POST", f"/users/{quote(user_id, safe='')}/token", body=body)["token"])
+
+    def create_own_key(
+        self, *, scopes: Sequence[str] | None = None, name: str | None = None, expires_in_s: int | None = None
+    ) -> tuple[str, Key]:
+        """Another API key of your own, shown this once, and what is known of it. Needs a full key."""
+        wire = self._call("POST", "/users/me/keys", body=_reach(scopes, name, expires_in_s))
+        return str(wire["token"]), Key.from_wire(wire)
+
+    def keys(self, user_id: str | None = None) -> list[Key]:
+        """Your API keys, or those of a user (admin only), oldest first; never a key itself."""
+        return [Key.from_wire(wire) for wire in self._call("GET", _keys_path(user_id))["keys"]]
+
+    def revoke_key(self, key_id: str, user_id: str | None = None) -> None:
+        """End an API key of yours, or of a user (admin only), at once. NotFoundError when there is none."""
+        self._call("DELETE", f"{_keys_path(user_id)}/{quote(key_id, safe='')}", gone_is_done=True)
 
     def close(self) -> None:
         """Close the connections."""
@@ -396,6 +467,20 @@ def _body(job: JobSpec | Mapping[str, Any]) -> dict[str, Any]:
 
 def _job_path(job_id: str) -> str:
     return f"/jobs/{quote(job_id, safe='')}"
+
+
+def _keys_path(user_id: str | None) -> str:
+    return f"/users/{quote(user_id or 'me', safe='')}/keys"
+
+
+def _reach(scopes: Sequence[str] | None, name: str | None, expires_in_s: int | None) -> dict[str, Any]:
+    """How far a new key reaches, without what is left to the API."""
+    reach = {
+        "scopes": None if scopes is None else list(scopes),
+        "name": name,
+        "expires_in_s": expires_in_s,
+    }
+    return {field: value for field, value in reach.items() if value is not None}
 
 
 def _attempt(wire: Mapping[str, Any]) -> Attempt:

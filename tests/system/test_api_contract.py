@@ -97,12 +97,23 @@ PROTECTED = [
     ("POST", "/users"),
     ("POST", f"/users/{UNKNOWN}/token"),
     ("GET", "/users/me"),
+    ("GET", "/users/me/keys"),
+    ("POST", "/users/me/keys"),
+    ("DELETE", f"/users/me/keys/{UNKNOWN}"),
+    ("GET", "/users"),
+    ("GET", f"/users/{UNKNOWN}/keys"),
+    ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
+    ("DELETE", f"/users/{UNKNOWN}"),
     ("DELETE", "/users"),
 ]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
     ("POST", "/users"),
     ("POST", f"/users/{UNKNOWN}/token"),
+    ("GET", "/users"),
+    ("GET", f"/users/{UNKNOWN}/keys"),
+    ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
+    ("DELETE", f"/users/{UNKNOWN}"),
     ("DELETE", "/users"),
 ]
 
@@ -712,7 +723,7 @@ def test_an_unknown_route_is_404_as_json(api: ApiUser, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("PUT", "/jobs"), ("POST", "/work"), ("PATCH", "/jobs/x"), ("GET", "/users")]
+    ("method", "path"), [("PUT", "/jobs"), ("POST", "/work"), ("PATCH", "/jobs/x"), ("PUT", "/users")]
 )
 def test_a_method_that_a_path_does_not_know_is_405_as_json(api: ApiUser, method: str, path: str) -> None:
     refused(api.request(method, path), 405)
@@ -787,7 +798,11 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         *(("POST", f"/jobs/{{job_id}}/{name}") for name in REPORTS),
         ("POST", "/users"),
         ("DELETE", "/users"),
+        ("GET", "/users"),
+        ("DELETE", "/users/{user_id}"),
         ("POST", "/users/{user_id}/token"),
+        ("GET", "/users/{user_id}/keys"),
+        ("DELETE", "/users/{user_id}/keys/{key_id}"),
         ("GET", "/users/me"),
         *((method, "/scaling-rules") for method in ("POST", "GET", "DELETE")),
         *((method, "/scaling-rules/{rule_id}") for method in ("GET", "PATCH", "DELETE")),
@@ -796,6 +811,9 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("GET", "/container-groups"),
         *((method, "/container-groups/{group_id}") for method in ("PUT", "GET", "DELETE")),
         ("PUT", "/container-groups/{group_id}/nodes"),
+        ("GET", "/users/me/keys"),
+        ("POST", "/users/me/keys"),
+        ("DELETE", "/users/me/keys/{key_id}"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
     }

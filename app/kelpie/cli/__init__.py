@@ -33,7 +33,7 @@ COMMANDS = {
     "job": _Entry("Show one job and its attempts."),
     "cancel": _Entry("End jobs."),
     "delete": _Entry("Delete jobs and their records for good."),
-    "keys": _Entry("Make API keys, and see whose key this is."),
+    "keys": _Entry("Make, list and revoke API keys, and see whose key this is."),
     "scaling": _Entry("Scale container groups with the length of their queues."),
     "api": _Entry("Run the HTTP API.", "server"),
     "platform": _Entry("Run what happens behind the scenes: webhooks, expired leases, scaling.", "server"),

@@ -110,6 +110,7 @@ Pattern = Annotated[
     AfterValidator(_runnable),
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[^=]+$"), AfterValidator(_printable)]
 LabelValue = Annotated[str, Field(max_length=128), AfterValidator(_printable)]
 
@@ -287,19 +288,6 @@ class FailureBody(ReportBody):
     def kind(self) -> Outcome:
         """The outcome that is reported."""
         return Outcome(self.outcome or Outcome.APP_FAILED)
-
-
-class UserBody(Body):
-    """A user to be made."""
-
-    username: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-
-
-class TokenBody(Body):
-    """What an API key is bound to."""
-
-    org_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-    project_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 
 
 LabelPair = Annotated[str, Field(max_length=192, pattern="^[^=]+=")]

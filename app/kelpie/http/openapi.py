@@ -13,13 +13,22 @@ from spectree.plugins.flask_plugin import FlaskPlugin
 from werkzeug.exceptions import RequestEntityTooLarge
 
 import kelpie
-from kelpie.http.auth import KEY_HEADER
+from kelpie.http.credentials import (
+    KEY_HEADER,
+    ORGANIZATION_HEADER,
+    ORGANIZATION_KEY_HEADER,
+    PROJECT_HEADER,
+)
 from kelpie.http.errors import invalid
 from kelpie.http.models import BatchBody, Query
 from kelpie.http.replies import ErrorReply
 
 OPENAPI_PATH = "/openapi.json"
 KEY_SCHEME = "ApiKey"
+ORGANIZATION_KEY_SCHEME = "OrganizationApiKey"
+ORGANIZATION_SCHEME = "Organization"
+PROJECT_SCHEME = "Project"
+NODE_SCHEME = "NodeIdentity"
 
 JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
@@ -81,12 +90,19 @@ def _body(model: type[BaseModel]) -> BaseModel:
 
 def replies(**models: Any) -> Response:
     """What a view answers: ``HTTP_200=Model`` …, and how it refuses."""
-    refusals = {f"HTTP_{status}": ErrorReply for status in (401, 403, 503)}
+    refusals = {f"HTTP_{status}": ErrorReply for status in (400, 401, 403, 503)}
     return Response(**(refusals | models))
 
 
 def _name(model: Any) -> str:
     return str(model.__name__)
+
+
+def _header(scheme: str, header: str, description: str) -> SecurityScheme:
+    data = SecuritySchemeData(
+        type=SecureType.API_KEY, name=header, field_in=InType.HEADER, description=description
+    )
+    return SecurityScheme(name=scheme, data=data)
 
 
 spec = SpecTree(
@@ -101,11 +117,24 @@ spec = SpecTree(
     version=kelpie.__version__,
     path="docs",
     security_schemes=[
+        _header(KEY_SCHEME, KEY_HEADER, "API key of a user."),
+        _header(ORGANIZATION_KEY_SCHEME, ORGANIZATION_KEY_HEADER, "API key of an organization."),
+        _header(ORGANIZATION_SCHEME, ORGANIZATION_HEADER, "Name of the organization whose key is shown."),
+        _header(PROJECT_SCHEME, PROJECT_HEADER, "Name of the project."),
         SecurityScheme(
-            name=KEY_SCHEME,
-            data=SecuritySchemeData(type=SecureType.API_KEY, name=KEY_HEADER, field_in=InType.HEADER),
-        )
+            name=NODE_SCHEME,
+            data=SecuritySchemeData(
+                type=SecureType.HTTP,
+                scheme="bearer",
+                bearer_format="JWT",
+                description="Signed token of a node: it may ask for work and report on it.",
+            ),
+        ),
     ],
-    security={KEY_SCHEME: []},
+    security=[
+        {KEY_SCHEME: []},
+        {ORGANIZATION_KEY_SCHEME: [], ORGANIZATION_SCHEME: [], PROJECT_SCHEME: []},
+        {NODE_SCHEME: [], PROJECT_SCHEME: []},
+    ],
 )
 """Decorate a view with ``spec.validate`` to validate its requests and to describe it."""

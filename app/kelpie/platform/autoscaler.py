@@ -25,7 +25,7 @@ from kelpie.providers.assess import Assessment, assess, measure
 from kelpie.providers.base import Provider
 from kelpie.scaling import Action, Decision, Demand, ScalingRule, clamp_replicas, failed
 from kelpie.store import Store
-from kelpie.store.users import wall_ms
+from kelpie.store.clock import wall_ms
 
 PULSE_S = 1.0
 """How soon a submit or a completion is seen."""

@@ -10,11 +10,11 @@ import redis
 from kelpie.errors import InvalidInputError, NotFoundError
 from kelpie.scaling import MAX_SLOTS, ContainerGroup, GroupState, RegisteredGroup
 from kelpie.store import keys
+from kelpie.store.clock import wall_ms
 from kelpie.store.codec import Fields, fields_of, names, text
 from kelpie.store.connection import translated
 from kelpie.store.names import checked
 from kelpie.store.scripts import Scripts
-from kelpie.store.users import wall_ms
 
 MAX_REPORTED_NODES = 5000
 MAX_REALLOCATIONS = 1000

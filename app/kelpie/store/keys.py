@@ -36,9 +36,13 @@ kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
 kelpie:{registry}:submit:<id>:<key>   string  sha256 of what a user submitted under an idempotency key (by
                                               the key's sha256); TTL: a day
 kelpie:{users}:names                  hash    username → user id
+kelpie:{users}:organizations          hash    username → user id, a space and the organization's own id (empty
+                                              while unknown), of users who stand for an organization
+kelpie:{users}:epoch                  string  how many users of organizations were deleted: what processes
+                                              remember of organizations' keys is void when it changes
 kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
-kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
-kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
+kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
+kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
 kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
 kelpie:{rules}:user_rules:<id>        zset    those of a user
 kelpie:{rules}:rule:<group>           hash    see RULE_FIELDS
@@ -109,8 +113,6 @@ COUNTERS = {
     "lost_ms": "work of interrupted attempts that was lost, at most: from grant to last sign of life, ms",
 }
 
-SCHEMA = "kelpie:{registry}:schema"
-MIGRATION_LOCK = "kelpie:{registry}:migrating"
 RULE_FIELDS = {
     "user_id": "whose jobs count",
     "organization": "of the container group",
@@ -137,9 +139,27 @@ GROUP_FIELDS = {
     "reported": "when the host last said so, ms",
 }
 
+KEY_FIELDS = {
+    "user_id": "whose key it is",
+    "username": "his name",
+    "org_name": "organization that the key is bound to",
+    "project_name": "project that the key is bound to",
+    "created": "ms",
+    "origin": "environment or request",
+    "prefix": "how the key begins; absent: a key from the environment",
+    "name": "what its user calls it; absent: nothing",
+    "scopes": "what it is limited to, separated by spaces; absent: nothing, it is a full key",
+    "expires": "ms; absent: never",
+    "last_used": "ms, written at most once a minute; absent: never",
+}
+
+SCHEMA = "kelpie:{registry}:schema"
+MIGRATION_LOCK = "kelpie:{registry}:migrating"
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
+ORGANIZATIONS = "kelpie:{users}:organizations"
+USERS_EPOCH = "kelpie:{users}:epoch"
 API_KEY_PREFIX = "kelpie:{users}:key:"
 RULES = "kelpie:{rules}:rules"
 GROUPS = "kelpie:{rules}:groups"

@@ -18,10 +18,10 @@ from kelpie.scaling import (
     ScalingRule,
 )
 from kelpie.store import keys
+from kelpie.store.clock import wall_ms
 from kelpie.store.codec import Fields, fields_of, names, text
 from kelpie.store.connection import translated
 from kelpie.store.scripts import Scripts
-from kelpie.store.users import wall_ms
 
 MAX_DECISIONS = 200
 """Decisions that are kept per rule; like ones in a row are one."""

@@ -42,7 +42,10 @@ QUEUE_SCRIPTS = (
 PLAIN_SCRIPTS = (
     "register_queue",
     "create_user",
+    "ensure_organization",
     "create_key",
+    "touch_key",
+    "revoke_key",
     "delete_user",
     "create_rule",
     "update_rule",

@@ -11,6 +11,7 @@ from kelpie.store.events import Events
 from kelpie.store.groups import Groups
 from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
+from kelpie.store.organizations import Organizations
 from kelpie.store.records import Queue
 from kelpie.store.rules import Rules
 from kelpie.store.scripts import Scripts
@@ -30,6 +31,7 @@ class Store(Submissions, Control, Leases, Demands):
         super().__init__(client, scripts or Scripts(client))
         self._allow_volatile = allow_volatile
         self.users = Users(client, self._scripts)
+        self.organizations = Organizations(client, self._scripts)
         self.events = Events(client)
         self.rules = Rules(client, self._scripts)
         self.groups = Groups(client, self._scripts)
