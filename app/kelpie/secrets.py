@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 MASK = "[masked]"
@@ -80,6 +81,7 @@ def is_secret(name: str, value: str) -> bool:
     return bool(value) and (is_secret_name(name) or is_secret_value(value))
 
 
+@lru_cache(maxsize=4096)  # the same names come again and again
 def is_secret_name(name: str) -> bool:
     """Whether the value of what goes by this name is a secret, whatever it looks like."""
     plain = unicodedata.normalize("NFKC", name)
