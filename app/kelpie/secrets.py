@@ -68,7 +68,9 @@ _VALUES = re.compile(
         | salad_cloud_ [A-Za-z0-9_]{8}                             # SaladCloud
       )
     | (?<![A-Za-z0-9_-]) eyJ [A-Za-z0-9_-]{5,4096} \. [A-Za-z0-9_-]{5}   # a JWT
-    | (?i: (?<![a-z]) (?: proxy- )? authorization [ ]? [:=] [ ]? \S )    # a header
+    | (?i: (?: authorization | passw(?:or)?d | passphrase | pwd | secret | token
+          | (?: access | api | auth | private ) [-_]? key )
+          ["']? [ ]? [:=] [ ]? ["']? [^\s"'] )                     # a header, an option, an assignment
     """,
     re.VERBOSE,
 )

@@ -77,6 +77,13 @@ SECRET_VALUES = [
     JWT,
     f"--header=Authorization: Bearer {JWT}",
     "curl -H 'authorization: Basic dTpw' https://example.org",
+    *("--password=hunter2", "host=db user=u password='hunter2'", "Server=db;Pwd=hunter2", "HF_TOKEN=abc"),
+    *(
+        '{"client_secret": "abc"}',
+        "api-key: abc",
+        "export AWS_SECRET_ACCESS_KEY=abc",
+        "Proxy-Authorization: x",
+    ),
     "postgres://user:hunter2@db/sims",
     "redis://:hunter2@10.0.0.5:6379/0",
     "https://user:p@ss/word@example.org/x",
@@ -95,6 +102,7 @@ PLAIN_VALUES = [
     ),
     *("s3://bucket/prefix:/folder", "git@github.com:org/repo", "eyJ", "klp_", "https://example.org/@user"),
     *("see https://example.org: ask a@b.org", "authorization", "sk-learn", "AKIA"),
+    *("--password", "max_tokens=512", "secret: ", "pwd", "--tokenizer=bpe", "TOKEN=", "monkey=1"),
 ]
 
 
@@ -173,7 +181,14 @@ def test_a_variable_is_shown_whole_or_not_at_all(environment: dict[str, str]) ->
             "ghp_" * 30_000,
             "://" * 40_000,
         ),
-        *("authorization " * 9_000, "-----BEGIN" * 13_000, ":@//" * 30_000, "sk-" * 40_000),
+        *(
+            "authorization " * 9_000,
+            "password" * 16_000,
+            "token= " * 18_000,
+            "-----BEGIN" * 13_000,
+            ":@//" * 30_000,
+            "sk-" * 40_000,
+        ),
     ],
     ids=lambda text: text[:10],
 )
