@@ -6,7 +6,7 @@ import structlog
 
 from kelpie.store import Store
 
-CHECK_INTERVAL_S = 60.0
+CHECK_INTERVAL_S = 600.0
 ENOUGH = 1000
 """Jobs that one tick deletes, about."""
 DAY_MS = 24 * 3600 * 1000
@@ -28,8 +28,8 @@ class Janitor:
         """Delete some jobs that are due; returns how many. Raises UnavailableError."""
         gone = 0
         for queue in self._store.queues():
-            # The server's time, in which the ends of jobs are kept, not this machine's. The reaper looks at
-            # every queue all the time; if it does not, we delete later, never earlier.
+            # The server's time, in which the ends of jobs are kept, not this machine's. To reap notes it.
+            self._store.reap(queue)
             now = self._store.last_seen(queue)
             if now is None:
                 continue
