@@ -68,6 +68,15 @@ class Settings(BaseSettings):
         le=60,
         description="How often the platform looks for expired leases in every queue, in seconds.",
     )
+    retention_days: int = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description=(
+            "Completed, failed and canceled jobs and their records are deleted this long after their end, in "
+            "days; 0 keeps them for ever."
+        ),
+    )
     webhook_workers: int = Field(
         default=1, ge=1, le=64, description="Processes that deliver webhooks, a count."
     )

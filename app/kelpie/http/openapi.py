@@ -20,7 +20,7 @@ from kelpie.http.credentials import (
     PROJECT_HEADER,
 )
 from kelpie.http.errors import invalid
-from kelpie.http.models import BatchBody, Query
+from kelpie.http.models import BatchBody, Body, Query
 from kelpie.http.replies import ErrorReply
 
 OPENAPI_PATH = "/openapi.json"
@@ -60,7 +60,20 @@ class StrictFlask(FlaskPlugin):
 
     def register_route(self, app: Flask) -> None:
         """Serve the description; the page that shows it belongs to the pages."""
-        app.add_url_rule(OPENAPI_PATH, "openapi", lambda: app.json.response(self.spectree.spec))
+        app.add_url_rule(OPENAPI_PATH, "openapi", lambda: app.json.response(_described(self.spectree.spec)))
+
+
+def _described(document: dict[str, Any]) -> dict[str, Any]:
+    """The description; SpecTree takes every body for required."""
+    absent = {
+        f"#/components/schemas/{model.__name__}" for model in Body.__subclasses__() if model.may_be_absent
+    }
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            body = operation.get("requestBody", {})
+            if any(content["schema"].get("$ref") in absent for content in body.get("content", {}).values()):
+                body["required"] = False
+    return document
 
 
 def _arguments(model: type[Query]) -> dict[str, Any]:
@@ -82,6 +95,8 @@ def _body(model: type[BaseModel]) -> BaseModel:
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks, so nobody knew; what we have of it ends at the limit
+    if not body and issubclass(model, Body) and model.may_be_absent:
+        body = b"{}"
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

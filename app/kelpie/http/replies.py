@@ -82,7 +82,10 @@ class JobReply(Reply):
     user_id: UUID
     command: str
     arguments: list[str]
-    environment: dict[str, str]
+    environment: Annotated[
+        dict[str, str],
+        Field(description="In lists, and to others than the owner, the values of secrets are `[masked]`."),
+    ]
     container_group_id: str
     max_failures: int
     heartbeat_interval: Annotated[int, Field(description="Seconds.")]

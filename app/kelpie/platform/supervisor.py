@@ -15,6 +15,7 @@ import structlog
 from kelpie.config import Settings
 from kelpie.errors import UnavailableError
 from kelpie.platform.autoscaler import Autoscaler
+from kelpie.platform.janitor import CHECK_INTERVAL_S, Janitor
 from kelpie.platform.promoter import INTERVAL_S, Promoter
 from kelpie.platform.reaper import Reaper
 from kelpie.platform.relay import Relay
@@ -53,6 +54,9 @@ class Supervisor:
             Ticker("reaper", Reaper(store).tick, settings.reap_interval_s),
             Ticker("autoscaler", self._autoscaler.tick, self._autoscaler.pulse_s),
         ]
+        if settings.retention_days:
+            janitor = Janitor(store, keep_days=settings.retention_days)
+            self._tickers.append(Ticker("janitor", janitor.tick, CHECK_INTERVAL_S))
         self._deliverers = [Child() for _ in range(settings.webhook_workers)]
         self._stopping = False
 
