@@ -7,12 +7,14 @@ from flask import Flask, Response
 from kelpie.config import Settings
 from kelpie.http import cors, errors
 from kelpie.http.context import EXTENSION, Services
+from kelpie.http.events import events
 from kelpie.http.health import health
 from kelpie.http.jobs import jobs
 from kelpie.http.openapi import spec
 from kelpie.http.users import users
+from kelpie.http.webhooks import webhooks
 from kelpie.http.work import work
-from kelpie.store import Poller, Store
+from kelpie.store import EventHub, Poller, Store
 from kelpie_web import pages
 
 
@@ -29,11 +31,11 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.url_map.merge_slashes = False
     if store is None:
         store = Store.connect(settings.redis_url, allow_volatile=settings.allow_volatile)
-    app.extensions[EXTENSION] = Services(settings, store, Poller(store))
+    app.extensions[EXTENSION] = Services(settings, store, Poller(store), EventHub(store))
     errors.register(app)
     cors.register(app, settings.cors_origins)
     app.after_request(_harden)
-    for blueprint in (jobs, work, users, health, pages):
+    for blueprint in (jobs, work, users, webhooks, events, health, pages):
         app.register_blueprint(blueprint)
     spec.register(app)
     return app

@@ -9,7 +9,7 @@ from flask import Flask, current_app, g
 
 from kelpie.config import Settings
 from kelpie.errors import ForbiddenError
-from kelpie.store import Poller, Principal, Store
+from kelpie.store import EventHub, Poller, Principal, Store
 
 EXTENSION = "kelpie"
 
@@ -21,10 +21,13 @@ class Services:
     settings: Settings
     store: Store
     poller: Poller
+    hub: EventHub
 
     def close_polls(self) -> None:
-        """Answer every open long poll with nothing, at once."""
+        """Answer every open long poll with nothing and end every event stream, at once."""
+        self.hub.stop_following()
         self.poller.close()
+        self.hub.close()
 
     def close(self) -> None:
         """Answer every open long poll and let go of Redis."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, Strict, model_validator
 
 from kelpie.job import (
     LEGACY_KEYS,
@@ -20,6 +20,7 @@ from kelpie.job import (
     Outcome,
     Sync,
     SyncEntry,
+    WebhookEvent,
 )
 from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
 
@@ -100,6 +101,7 @@ Pattern = Annotated[
     AfterValidator(_runnable),
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
+EventName = Annotated[WebhookEvent, Strict(False)]  # in JSON it is text
 LabelName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_printable)]
 LabelValue = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 
@@ -172,6 +174,16 @@ class JobBody(Body):
         Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them.")] | None
     ) = None
     webhook: Webhook | None = None
+    webhook_events: (
+        Annotated[
+            list[EventName],
+            Field(
+                max_length=len(WebhookEvent),
+                description="What the webhook is called for; absent: running, completed and failed.",
+            ),
+        ]
+        | None
+    ) = None
     compression: Annotated[bool, Field(description="Store objects as gzip, key + .gz.")] | None = None
     sync: SyncBody | None = None
     input_bucket: Bucket | None = None
@@ -212,6 +224,8 @@ class JobBody(Body):
             {"sync": self.sync.plan()} if self.sync is not None else {"legacy": self._legacy()}
         )
         wire["arguments"] = tuple(wire.get("arguments", ()))
+        if self.webhook_events is not None:
+            wire["webhook_events"] = tuple(dict.fromkeys(self.webhook_events))
         return JobSpec(**wire, **plan)
 
     def _legacy(self) -> LegacySync:

@@ -24,6 +24,8 @@ KEY_SCHEME = "ApiKey"
 JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
 USERS = Tag(name="Users", description="Users and their API keys.")
+EVENTS = Tag(name="Events", description="What happens to jobs, as a stream or page by page.")
+WEBHOOKS = Tag(name="Webhooks", description="What became of webhooks, and the secret that signs them.")
 HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
 
 

@@ -13,10 +13,10 @@ import redis
 import structlog
 
 from kelpie.config import Settings
-from kelpie.platform.promoter import INTERVAL_S, Promoter
+from kelpie.platform.dispatcher import INTERVAL_S, Dispatcher
 from kelpie.platform.reaper import Reaper
 from kelpie.platform.relay import Relay
-from kelpie.platform.tasks import Outbox
+from kelpie.platform.tasks import keeping
 from kelpie.platform.ticker import Ticker
 from kelpie.store import Store
 
@@ -31,16 +31,18 @@ log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Runs the relay, the reaper, the promoter and the deliverers until a signal asks for their end."""
+    """Runs the relay, the reaper, the dispatcher and the deliverers until a signal asks for their end."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._rq = redis.Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S)
-        self._promoter = Promoter(self._rq)
-        outbox = Outbox(self._rq, timeout_s=settings.webhook_timeout_s)
+        deliveries = store.deliveries.keeping(keeping(settings))
+        dispatcher = Dispatcher(
+            deliveries, self._rq, workers=settings.webhook_workers, timeout_s=settings.webhook_timeout_s
+        )
         self._tickers = [
-            Ticker("relay", Relay(store, outbox).tick, RELAY_INTERVAL_S),
-            Ticker("promoter", self._promoter.tick, INTERVAL_S),
+            Ticker("relay", Relay(store, deliveries).tick, RELAY_INTERVAL_S),
+            Ticker("dispatcher", dispatcher.tick, INTERVAL_S),
             Ticker("reaper", Reaper(store).tick, settings.reap_interval_s),
         ]
         self._deliverers = [Child() for _ in range(settings.webhook_workers)]
@@ -77,10 +79,6 @@ class Supervisor:
             deliverer.ask_to_stop()
         for deliverer in self._deliverers:
             deliverer.stop(max(0.0, deadline - time.monotonic()))
-        try:
-            self._promoter.close()
-        except redis.RedisError:
-            log.warning("redis is away; the lock of the promoter ends by itself")
         self._rq.close()
         log.info("platform has stopped")
 

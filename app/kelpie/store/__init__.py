@@ -1,7 +1,27 @@
 """Everything that touches Redis. ``Store`` is the entrance; no other package sends a command about jobs."""
 
+from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
+from kelpie.store.events import PlacedEvent, Position
+from kelpie.store.hub import EventHub, Follower
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, User
 from kelpie.store.store import Store
 
-__all__ = ["ADMIN_ID", "ApiKey", "Event", "EventType", "Poller", "Principal", "Queue", "Store", "User"]
+__all__ = [
+    "ADMIN_ID",
+    "ApiKey",
+    "Deliveries",
+    "Delivery",
+    "DeliveryStatus",
+    "Event",
+    "EventHub",
+    "EventType",
+    "Follower",
+    "PlacedEvent",
+    "Poller",
+    "Position",
+    "Principal",
+    "Queue",
+    "Store",
+    "User",
+]

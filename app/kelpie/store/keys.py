@@ -24,9 +24,22 @@ kelpie:{registry}:queue_numbers       hash    queue → number
 kelpie:{registry}:queue_names         hash    number → JSON [user id, container group id]
 kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
 kelpie:{users}:names                  hash    username → user id
-kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
+kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret; for a while after a
+                                              rotation also old_webhook_secret, old_webhook_secret_until (ms)
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
 kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
+kelpie:{webhooks}:delivery:<id>       hash    see DELIVERY_FIELDS; TTL once it is settled
+kelpie:{webhooks}:of_user:<id>        zset    deliveries of a user by order of creation; TTL
+kelpie:{webhooks}:of_job:<id>         zset    deliveries about a job, likewise; TTL
+kelpie:{webhooks}:users               zset    users by the time of their next turn, ms
+kelpie:{webhooks}:lanes:<user>        zset    receivers (host and port) of a user, likewise
+kelpie:{webhooks}:due:<user>:<host>   zset    deliveries to one receiver by the time of their next try, ms
+kelpie:{webhooks}:health:<user>:<h>   hash    a receiver that fails: failures in a row; until when its lane
+                                              is closed, ms; TTL
+kelpie:{webhooks}:claimed             zset    deliveries that are being tried by the end of their claim, ms
+kelpie:{webhooks}:busy                hash    user → how many of these
+kelpie:{webhooks}:queued              hash    user → how many deliveries are not settled
+kelpie:{webhooks}:sequence            string  number of the last delivery
 ====================================  ======  ==============================================================
 
 ``kelpie:wake`` is a channel: ``<queue number> <jobs that became waiting>``.
@@ -75,10 +88,48 @@ JOB_FIELDS = {
     "outcome": "how it was closed",
 }
 
+DELIVERY_FIELDS = {
+    "status": "queued, delivered, failed, refused or dropped",
+    "user": "whose job it is about",
+    "job": "the job",
+    "event": "what happened",
+    "url": "where it goes",
+    "receiver": "host and port of that",
+    "body": "the JSON that is sent",
+    "order": "its number",
+    "created": "ms",
+    "ended": "when it was settled, ms",
+    "next_try": "ms",
+    "tries": "that have begun since it was queued or replayed; absent: 0",
+    "claim": "number of its last claim; absent: never claimed",
+    "begun": "the last claim whose try began",
+    "reported": "the last claim whose end was reported",
+    "attempts": "JSON: the last 50 tries, each {time in ms, code of the answer, error}",
+    "forget": "its job was deleted: it goes when it is settled",
+}
+
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
 API_KEY_PREFIX = "kelpie:{users}:key:"
+
+
+DELIVERY_USERS = "kelpie:{webhooks}:users"
+
+
+def delivery(delivery_id: str) -> str:
+    """What is known of a webhook delivery."""
+    return f"kelpie:{{webhooks}}:delivery:{delivery_id}"
+
+
+def deliveries_of_user(user_id: str) -> str:
+    """The deliveries of a user."""
+    return f"kelpie:{{webhooks}}:of_user:{user_id}"
+
+
+def deliveries_of_job(job_id: str) -> str:
+    """The deliveries about a job."""
+    return f"kelpie:{{webhooks}}:of_job:{job_id}"
 
 
 def user_queues(user_id: str) -> str:

@@ -34,7 +34,26 @@ QUEUE_SCRIPTS = (
 )
 """Scripts about one queue: the prelude is prepended, KEYS is its meta key, ARGV[1] its number."""
 
-PLAIN_SCRIPTS = ("register_queue", "create_user", "create_key", "delete_user")
+PLAIN_SCRIPTS = (
+    "register_queue",
+    "create_user",
+    "create_key",
+    "delete_user",
+    "read_job_events",
+    "rotate_webhook_secret",
+)
+
+DELIVERY_PRELUDE = "deliveries_prelude"
+
+DELIVERY_SCRIPTS = (
+    "put_delivery",
+    "claim_deliveries",
+    "begin_delivery",
+    "finish_delivery",
+    "replay_delivery",
+    "forget_deliveries",
+)
+"""Scripts about webhook deliveries: their own prelude is prepended, KEYS is the key of the users' turns."""
 
 NOT_WHEN_FULL = frozenset({"submit"})
 """Refused once Redis has reached its maxmemory. All others may run then, so that jobs can go on and end."""
@@ -110,6 +129,8 @@ def load(name: str, *, shebang: bool = True, virtual_clock: bool = False) -> Scr
     if name in QUEUE_SCRIPTS:
         lines.append(f"local VIRTUAL_CLOCK = {'true' if virtual_clock else 'false'}\n")
         lines.append(read_lua(PRELUDE))
+    if name in DELIVERY_SCRIPTS:
+        lines.append(read_lua(DELIVERY_PRELUDE))
     source = "".join((*lines, body))
     return Script(
         name=name,

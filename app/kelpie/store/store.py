@@ -7,12 +7,14 @@ import builtins
 import redis
 
 from kelpie.store import connection
+from kelpie.store.deliveries import Deliveries
 from kelpie.store.events import Events
 from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Scripts
 from kelpie.store.users import Users
+from kelpie.store.webhook_secrets import WebhookSecrets
 
 
 class Store(Jobs, Leases):
@@ -27,7 +29,9 @@ class Store(Jobs, Leases):
         super().__init__(client, scripts or Scripts(client))
         self._allow_volatile = allow_volatile
         self.users = Users(client, self._scripts)
-        self.events = Events(client)
+        self.events = Events(client, self._scripts)
+        self.deliveries = Deliveries(client, self._scripts)
+        self.webhook_secrets = WebhookSecrets(client, self._scripts)
 
     @classmethod
     def connect(cls, url: str, *, allow_volatile: bool = False) -> Store:

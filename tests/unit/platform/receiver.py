@@ -26,6 +26,7 @@ class Receiver:
     port: int = 0
     statuses: list[int] = field(default_factory=lambda: [204])
     location: str | None = None
+    retry_after: str | None = None
     deliveries: list[Delivery] = field(default_factory=list)
 
 
@@ -43,6 +44,8 @@ def receiver() -> Iterator[Receiver]:
             self.send_response(status)
             if state.location:
                 self.send_header("Location", state.location)
+            if state.retry_after:
+                self.send_header("Retry-After", state.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
