@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import takewhile
 
 import redis
@@ -13,7 +13,7 @@ import structlog
 from kelpie.errors import UnavailableError
 from kelpie.store import keys
 from kelpie.store.connection import translated
-from kelpie.store.events import BEGINNING, PlacedEvent, Position
+from kelpie.store.events import BEGINNING, START, PlacedEvent, Position
 from kelpie.store.records import Event, Queue
 from kelpie.store.store import Store
 
@@ -98,6 +98,7 @@ class EventHub:
         self._closed = threading.Event()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._followers: set[Follower] = set()
         self._by_user: dict[str | None, set[Follower]] = {}
         self._by_job: dict[str, set[Follower]] = {}
         self._followed: dict[Queue, int] = {}  # how many followers each stream has
@@ -119,18 +120,21 @@ class EventHub:
         """
         follower = Follower(self, user_id, None if job is None else job[1], disconnect)
         with self.lock:
-            if not self._followed and not self._by_user:
-                self._told_ms = self._read_ms = self.safe_ms = self._store.events.now_ms()
+            now_ms = self._store.events.now_ms()
+            if not self._followers:  # nobody has read for long
+                self._told_ms = self._read_ms = self.safe_ms = now_ms
                 self._last_number = self._count_queues()
-            else:
-                self._find_new_queues()
+            since = f"{min(self._told_ms, self._read_ms) - 1}-{_LAST_SEQUENCE}"
+            # The first event of a new queue came after the last read, unless the clock went back.
+            self._find_new_queues(since if now_ms >= self._told_ms else START)
             queues = [job[0]] if job is not None else self._store.queues(user_id)
             # A newer one is found by the next read, from its first event on.
             follower.queues = tuple(queue for queue in queues if queue.number <= self._last_number)
             follower.since_ms = self._told_ms
+            self._followers.add(follower)
             self._place(follower).add(follower)
             for queue in follower.queues:
-                self._watch(queue, f"{min(self._told_ms, self._read_ms) - 1}-{_LAST_SEQUENCE}")
+                self._watch(queue, since)
             follower.ended = self._closed.is_set()
             self._start()
         self._wanted.set()
@@ -139,15 +143,15 @@ class EventHub:
     def leave(self, follower: Follower) -> None:
         """The follower hears no more; leaving twice is harmless."""
         with self.lock:
-            place = self._place(follower)
-            if follower not in place:
+            if follower not in self._followers:
                 return
-            place.discard(follower)
-            if not place:
+            self._followers.discard(follower)
+            self._place(follower).discard(follower)
+            if not self._place(follower):
                 if follower.job_id is None:
-                    self._by_user.pop(follower.user_id, None)
+                    del self._by_user[follower.user_id]
                 else:
-                    self._by_job.pop(follower.job_id, None)
+                    del self._by_job[follower.job_id]
             for queue in follower.queues:
                 self._followed[queue] -= 1
                 if not self._followed[queue]:
@@ -156,14 +160,14 @@ class EventHub:
     def count(self) -> int:
         """How many followers there are."""
         with self.lock:
-            return sum(map(len, self._by_user.values())) + sum(map(len, self._by_job.values()))
+            return len(self._followers)
 
     def stop_following(self) -> None:
         """End all followers at once, and those to come."""
         self._closed.set()
         self._wanted.set()
         with self.lock:
-            for follower in self._everybody():
+            for follower in self._followers:
                 follower.end()
 
     def close(self) -> None:
@@ -177,10 +181,6 @@ class EventHub:
             return self._by_job.setdefault(follower.job_id, set())
         return self._by_user.setdefault(follower.user_id, set())
 
-    def _everybody(self) -> Iterable[Follower]:
-        for place in (*self._by_user.values(), *self._by_job.values()):
-            yield from place
-
     def _watch(self, queue: Queue, cursor: str) -> None:
         self._followed[queue] = self._followed.get(queue, 0) + 1
         self._cursors.setdefault(queue, cursor)
@@ -189,14 +189,14 @@ class EventHub:
         with translated():
             return int(self._store.redis.hlen(keys.QUEUE_NAMES))
 
-    def _find_new_queues(self) -> None:
-        """Follow queues that appeared since the last look, from their first event on."""
+    def _find_new_queues(self, since: str) -> None:
+        """Follow queues that appeared since the last look."""
         while (queue := self._store.queue(self._last_number + 1)) is not None:
             self._last_number = queue.number
             for user_id in (queue.user_id, None):
                 for follower in self._by_user.get(user_id, ()):
                     follower.queues = (*follower.queues, queue)
-                    self._watch(queue, "0-0")
+                    self._watch(queue, since)
 
     def _start(self) -> None:
         if self._thread is None and not self._closed.is_set():
@@ -208,7 +208,7 @@ class EventHub:
         while not self._closed.is_set():
             pause_s = INTERVAL_S
             try:
-                followed = self._tick()
+                streams = self._tick()
             except (UnavailableError, redis.RedisError) as error:
                 if not failing:
                     log.warning("followers of events wait for redis", error=type(error).__name__)
@@ -218,30 +218,31 @@ class EventHub:
                 pause_s = 4 * INTERVAL_S
             else:
                 failing = False
-                pause_s = min(MAX_INTERVAL_S, INTERVAL_S + PER_STREAM_S * followed)
-                if not followed:
-                    self._wait_for_followers()
+                pause_s = min(MAX_INTERVAL_S, INTERVAL_S + PER_STREAM_S * streams)
+                self._wait_for_followers()
             self._closed.wait(pause_s)
 
     def _wait_for_followers(self) -> None:
         with self.lock:
-            if not self._followed and not self._by_user:
+            if not self._followers:
                 self._wanted.clear()
         self._wanted.wait()
 
     def _tick(self) -> int:
         """Read once and tell; returns how many streams are followed."""
         with self.lock:
+            if not self._followers:
+                return 0
             # The time comes first: of what is older, every stream that is found now shows everything.
             read_ms = self._store.events.now_ms()
-            self._find_new_queues()
+            self._find_new_queues(START)
             cursors = dict(self._cursors)
         news = self._store.events.read_news(cursors, BATCH) if cursors else {}
         with self.lock:
             self._tell(news, cursors, read_ms)
             self._read_ms = read_ms
             self._told_ms = max(self._told_ms, read_ms)
-            return len(cursors) or len(self._by_user)
+            return len(cursors)
 
     def _tell(self, news: dict[Queue, list[Event]], cursors: dict[Queue, str], read_ms: int) -> None:
         ready: list[PlacedEvent] = []
@@ -255,17 +256,13 @@ class EventHub:
                 continue
             self._cursors[queue] = told[-1].event.id
             ready += told
-            if (
-                len(events) == BATCH
-            ):  # there may be more: a later event of another queue is no place to resume
+            if len(events) == BATCH:  # there may be more: what others wrote later is no place to resume
                 safe = min(safe, Position(told[-1].position.ms, 0, 0))
         self.safe_ms = safe.ms
         for one in sorted(ready, key=lambda one: one.position):
             position = min(one.position, safe)
-            for place in (
-                self._by_user.get(one.queue.user_id),
-                self._by_user.get(None),
-                self._by_job.get(one.event.job_id),
-            ):
-                for follower in tuple(place or ()):
+            for user_id in (one.queue.user_id, None):
+                for follower in self._by_user.get(user_id, ()):
                     follower.tell(position, one)
+            for follower in self._by_job.get(one.event.job_id, ()):
+                follower.tell(position, one)
