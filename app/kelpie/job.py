@@ -196,7 +196,7 @@ class JobSpec:
     max_failures: int = 3
     heartbeat_interval: int = 30  # seconds
     webhook: str | None = None
-    webhook_events: tuple[WebhookEvent, ...] | None = None  # None: WEBHOOK_EVENTS
+    webhook_events: tuple[str, ...] | None = None  # names of WebhookEvent; None: WEBHOOK_EVENTS
     compression: bool = False  # gzip objects, key + ".gz"
     sync: Sync | None = None
     legacy: LegacySync | None = None
@@ -218,9 +218,7 @@ class JobSpec:
             "max_failures": self.max_failures,
             "heartbeat_interval": self.heartbeat_interval,
             "webhook": self.webhook,
-            "webhook_events": None
-            if self.webhook_events is None
-            else [event.value for event in self.webhook_events],
+            "webhook_events": None if self.webhook_events is None else list(map(str, self.webhook_events)),
             "compression": self.compression,
             "sync": None if self.sync is None else self.sync.to_wire(),
             "priority": self.priority,
@@ -243,9 +241,7 @@ class JobSpec:
             max_failures=wire.get("max_failures") or 3,
             heartbeat_interval=wire.get("heartbeat_interval") or 30,
             webhook=wire.get("webhook"),
-            webhook_events=None
-            if wire.get("webhook_events") is None
-            else tuple(map(WebhookEvent, wire["webhook_events"])),
+            webhook_events=None if wire.get("webhook_events") is None else tuple(wire["webhook_events"]),
             compression=bool(wire.get("compression")),
             sync=None if sync is None else Sync.from_wire(sync),
             legacy=LegacySync(**legacy) if legacy else None,

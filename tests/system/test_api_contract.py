@@ -98,6 +98,12 @@ PROTECTED = [
     ("POST", f"/users/{UNKNOWN}/token"),
     ("GET", "/users/me"),
     ("DELETE", "/users"),
+    ("GET", "/events"),
+    ("GET", f"/jobs/{UNKNOWN}/events"),
+    ("GET", "/webhooks/deliveries"),
+    ("GET", "/webhooks/deliveries/kelpie-1-1-0"),
+    ("POST", "/webhooks/deliveries/kelpie-1-1-0/replay"),
+    ("POST", "/users/me/webhook-secret/rotate"),
 ]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
@@ -788,6 +794,12 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("DELETE", "/users"),
         ("POST", "/users/{user_id}/token"),
         ("GET", "/users/me"),
+        ("POST", "/users/me/webhook-secret/rotate"),
+        ("GET", "/events"),
+        ("GET", "/jobs/{job_id}/events"),
+        ("GET", "/webhooks/deliveries"),
+        ("GET", "/webhooks/deliveries/{delivery_id}"),
+        ("POST", "/webhooks/deliveries/{delivery_id}/replay"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
     }

@@ -29,10 +29,13 @@ class DeliveriesQuery(Query):
     job_id: UUID | None = None
     status: DeliveryStatus | None = None
     page_size: Annotated[int, Field(ge=1, le=1000)] = 100
-    cursor: Annotated[
-        str,
-        Field(min_length=1, max_length=15, pattern="^[0-9]+$", description="next_cursor of the page before."),
-    ] = ""
+    cursor: (
+        Annotated[
+            str,
+            Field(max_length=15, pattern="^[0-9]+$", description="next_cursor of the page before."),
+        ]
+        | None
+    ) = None
 
 
 class DeliveryAttemptReply(Reply):
@@ -84,7 +87,7 @@ def listing(query: DeliveriesQuery) -> Answer:
         job_id=None if query.job_id is None else str(query.job_id),
         status=query.status,
         page_size=query.page_size,
-        cursor=query.cursor or None,
+        cursor=query.cursor,
     )
     return {
         "_count": len(found),

@@ -61,7 +61,9 @@ class Relay:
         job = self._job(event)
         if job is None or job.spec.webhook is None:
             return
-        asked_for = WEBHOOK_EVENTS if job.spec.webhook_events is None else job.spec.webhook_events
+        asked_for: tuple[str, ...] = (
+            WEBHOOK_EVENTS if job.spec.webhook_events is None else job.spec.webhook_events
+        )
         if event.type.value not in asked_for:
             return
         message = Message(

@@ -113,8 +113,7 @@ def test_every_queue_is_read(store: Store, user: User) -> None:
 
 @pytest.mark.parametrize("asked", [(), ("canceled",), ("interrupted", "running"), tuple(WebhookEvent)])
 def test_a_job_is_told_of_what_it_asks_for(store: Store, user: User, asked: tuple[str, ...]) -> None:
-    events = tuple(map(WebhookEvent, asked))
-    [job] = store.submit(user.id, [spec(webhook=URL, webhook_events=events, heartbeat_interval=1)])
+    [job] = store.submit(user.id, [spec(webhook=URL, webhook_events=asked, heartbeat_interval=1)])
     happened = []
     for number, (outcome, node) in enumerate(
         [(Outcome.RELEASED, "a"), (Outcome.APP_FAILED, "b"), (Outcome.SYNC_FAILED, "c"), (None, "d")]
