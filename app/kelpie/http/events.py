@@ -46,7 +46,12 @@ events = Blueprint("events", __name__)
 events.before_request(authenticate)
 
 PositionText = Annotated[
-    str, Field(max_length=64, description="The id of an event, or 0: what came after it is wanted.")
+    str,
+    Field(
+        max_length=64,
+        pattern=r"^(0|[0-9]{1,15}-[0-9]{1,19}-[0-9]{1,10})$",
+        description="The id of an event, or 0: what came after it is wanted.",
+    ),
 ]
 
 

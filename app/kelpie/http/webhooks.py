@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -75,7 +75,7 @@ class RotatedReply(Reply):
     old_secret_until: Annotated[Time, Field(description="The old one signs beside it until then.")]
 
 
-NO_SUCH: dict[Literal["HTTP_404"], type[ErrorReply]] = {"HTTP_404": ErrorReply}
+REFUSALS = {"HTTP_404": ErrorReply}
 
 
 @webhooks.get("/webhooks/deliveries")
@@ -97,7 +97,7 @@ def listing(query: DeliveriesQuery) -> Answer:
 
 
 @webhooks.get("/webhooks/deliveries/<delivery_id>")
-@spec.validate(resp=replies(HTTP_200=DeliveryReply, **NO_SUCH), tags=[WEBHOOKS], operation_id="getDelivery")
+@spec.validate(resp=replies(HTTP_200=DeliveryReply, **REFUSALS), tags=[WEBHOOKS], operation_id="getDelivery")
 def get(delivery_id: str) -> Answer:
     """One webhook delivery and every try of it."""
     return _wire(services().store.deliveries.get(delivery_id, user_id=principal().user_id))
@@ -105,7 +105,7 @@ def get(delivery_id: str) -> Answer:
 
 @webhooks.post("/webhooks/deliveries/<delivery_id>/replay")
 @spec.validate(
-    resp=replies(HTTP_202=DeliveryReply, **NO_SUCH), tags=[WEBHOOKS], operation_id="replayDelivery"
+    resp=replies(HTTP_202=DeliveryReply, **REFUSALS), tags=[WEBHOOKS], operation_id="replayDelivery"
 )
 def replay(delivery_id: str) -> Answer:
     """Deliver a webhook again, at once, with the same `webhook-id`: a receiver can drop what it has seen."""
@@ -114,7 +114,7 @@ def replay(delivery_id: str) -> Answer:
 
 @webhooks.post("/users/me/webhook-secret/rotate")
 @spec.validate(
-    resp=replies(HTTP_200=RotatedReply, **NO_SUCH), tags=[WEBHOOKS], operation_id="rotateWebhookSecret"
+    resp=replies(HTTP_200=RotatedReply, **REFUSALS), tags=[WEBHOOKS], operation_id="rotateWebhookSecret"
 )
 def rotate() -> Answer:
     """Replace the caller's webhook secret. For a day the old one signs too, as a second signature."""

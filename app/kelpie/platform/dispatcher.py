@@ -8,7 +8,7 @@ from kelpie.platform.schedule import MAX_TRIES
 from kelpie.platform.tasks import enqueue, rq_queue, try_limit_s
 from kelpie.store import Deliveries
 
-INTERVAL_S = 0.1
+INTERVAL_S = 0.05
 OPEN_PER_WORKER = 8
 PER_USER_PER_WORKER = 2
 """Tries of one user that may be under way or queued at once: what his receivers delay other users by."""

@@ -237,7 +237,7 @@ def _decoded(entries: Raw) -> list[Event]:
             continue
         try:
             found.append(decode_event(event_id, fields))
-        except ValueError:
+        except (ValueError, KeyError):
             continue
     return found
 

@@ -105,6 +105,7 @@ class EventHub:
         self._cursors: dict[Queue, str] = {}  # the last event that was told; of the same queues
         self._told_ms = 0  # what happened since then is told to who comes now; the latest time of a read
         self._read_ms = 0  # the server's time at the last read: less than that when its clock went back
+        self._epoch = 0  # counts the times that reading began anew
         self._last_number = 0  # of the queues that are known
 
     def follow(
@@ -122,6 +123,7 @@ class EventHub:
         with self.lock:
             now_ms = self._store.events.now_ms()
             if not self._followers:  # nobody has read for long
+                self._epoch += 1
                 self._told_ms = self._read_ms = self.safe_ms = now_ms
                 self._last_number = self._count_queues()
             since = f"{min(self._told_ms, self._read_ms) - 1}-{_LAST_SEQUENCE}"
@@ -236,9 +238,11 @@ class EventHub:
             # The time comes first: of what is older, every stream that is found now shows everything.
             read_ms = self._store.events.now_ms()
             self._find_new_queues(START)
-            cursors = dict(self._cursors)
+            cursors, epoch = dict(self._cursors), self._epoch
         news = self._store.events.read_news(cursors, BATCH) if cursors else {}
         with self.lock:
+            if epoch != self._epoch:  # all have left meanwhile, and others came
+                return len(cursors)
             self._tell(news, cursors, read_ms)
             self._read_ms = read_ms
             self._told_ms = max(self._told_ms, read_ms)
