@@ -84,11 +84,36 @@ class Settings(BaseSettings):
         default=10,
         gt=0,
         le=120,
-        description="How long one webhook delivery may take to connect, and then to answer, in seconds.",
+        description="How long one try of a webhook may take, from connecting to the head of the answer, "
+        "in seconds.",
     )
     webhook_allow_private: bool = Field(
         default=False,
         description="Deliver webhooks to private and loopback addresses too; for trials on one machine.",
+    )
+    webhook_keep_s: int = Field(
+        default=7 * 24 * 3600,
+        ge=24 * 3600,
+        le=366 * 24 * 3600,
+        description="How long the record of a webhook delivery that has ended is kept, in seconds.",
+    )
+    webhook_keep_count: int = Field(
+        default=10_000,
+        ge=1000,
+        le=1_000_000,
+        description="How many records of ended webhook deliveries are kept per user, a count.",
+    )
+    webhook_max_queued: int = Field(
+        default=100_000,
+        ge=1000,
+        le=10_000_000,
+        description="How many webhook deliveries of one user may wait, a count; further ones are dropped.",
+    )
+    event_stream_s: float = Field(
+        default=3600,
+        ge=1,
+        le=86_400,
+        description="How long one event stream lasts before its client must resume it, in seconds.",
     )
 
     provider: Literal["local"] = Field(

@@ -105,6 +105,12 @@ PROTECTED = [
     ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
     ("DELETE", f"/users/{UNKNOWN}"),
     ("DELETE", "/users"),
+    ("GET", "/events"),
+    ("GET", f"/jobs/{UNKNOWN}/events"),
+    ("GET", "/webhooks/deliveries"),
+    ("GET", "/webhooks/deliveries/kelpie-1-1-0"),
+    ("POST", "/webhooks/deliveries/kelpie-1-1-0/replay"),
+    ("POST", "/users/me/webhook-secret/rotate"),
 ]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
@@ -815,6 +821,12 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("GET", "/users/me/keys"),
         ("POST", "/users/me/keys"),
         ("DELETE", "/users/me/keys/{key_id}"),
+        ("POST", "/users/me/webhook-secret/rotate"),
+        ("GET", "/events"),
+        ("GET", "/jobs/{job_id}/events"),
+        ("GET", "/webhooks/deliveries"),
+        ("GET", "/webhooks/deliveries/{delivery_id}"),
+        ("POST", "/webhooks/deliveries/{delivery_id}/replay"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
     }

@@ -15,7 +15,8 @@ Examples:
 \b
 Environment: KELPIE_REDIS_URL (redis://127.0.0.1:6379/0), KELPIE_ADMIN_KEY (the admin's API key, 32
 characters or more; a new value replaces the old key), KELPIE_CORS_ORIGINS (*), KELPIE_MAX_BODY_BYTES,
-KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30), KELPIE_LOG_LEVEL (info).
+KELPIE_EVENT_STREAM_S (3600), KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30),
+KELPIE_LOG_LEVEL (info).
 
 \b
 Exit codes:

@@ -8,16 +8,18 @@ from kelpie.config import Settings
 from kelpie.http import cors, errors
 from kelpie.http.container_groups import container_groups
 from kelpie.http.context import EXTENSION, Services
+from kelpie.http.events import events
 from kelpie.http.health import health
 from kelpie.http.jobs import jobs
 from kelpie.http.keys import keys
 from kelpie.http.openapi import spec
 from kelpie.http.scaling_rules import scaling_rules
 from kelpie.http.users import users
+from kelpie.http.webhooks import webhooks
 from kelpie.http.work import work
 from kelpie.identity import Identities
 from kelpie.providers import make_provider
-from kelpie.store import Poller, Store
+from kelpie.store import EventHub, Poller, Store
 from kelpie_web import pages
 
 
@@ -38,13 +40,15 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         settings=settings,
         store=store,
         poller=Poller(store),
+        hub=EventHub(store),
         provider=make_provider(settings, store),
         identities=Identities.from_settings(settings),
     )
     errors.register(app)
     cors.register(app, settings.cors_origins)
     app.after_request(_harden)
-    for blueprint in (jobs, work, users, keys, scaling_rules, container_groups, health, pages):
+    resources = (jobs, work, users, keys, scaling_rules, container_groups, webhooks, events, health, pages)
+    for blueprint in resources:
         app.register_blueprint(blueprint)
     spec.register(app)
     return app

@@ -11,7 +11,7 @@ from kelpie.config import Settings
 from kelpie.errors import ForbiddenError
 from kelpie.identity import Identities
 from kelpie.providers import Provider
-from kelpie.store import ADMIN_ID, Poller, Principal, Scope, Store
+from kelpie.store import ADMIN_ID, EventHub, Poller, Principal, Scope, Store
 
 EXTENSION = "kelpie"
 
@@ -23,12 +23,15 @@ class Services:
     settings: Settings
     store: Store
     poller: Poller
+    hub: EventHub
     provider: Provider
     identities: Identities
 
     def close_polls(self) -> None:
-        """Answer every open long poll with nothing, at once."""
+        """Answer every open long poll with nothing and end every event stream, at once."""
+        self.hub.stop_following()
         self.poller.close()
+        self.hub.close()
 
     def close(self) -> None:
         """Answer every open long poll and let go of Redis."""

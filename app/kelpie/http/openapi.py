@@ -34,6 +34,8 @@ JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
 USERS = Tag(name="Users", description="Users and their API keys.")
 SCALING = Tag(name="Scaling", description="How many nodes container groups have, and why.")
+EVENTS = Tag(name="Events", description="What happens to jobs, as a stream or page by page.")
+WEBHOOKS = Tag(name="Webhooks", description="What became of webhooks, and the secret that signs them.")
 HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
 
 

@@ -47,6 +47,8 @@ PLAIN_SCRIPTS = (
     "touch_key",
     "revoke_key",
     "delete_user",
+    "read_job_events",
+    "rotate_webhook_secret",
     "create_rule",
     "update_rule",
     "delete_rule",
@@ -58,6 +60,18 @@ PLAIN_SCRIPTS = (
     "take_lock",
     "free_lock",
 )
+
+DELIVERY_PRELUDE = "deliveries_prelude"
+
+DELIVERY_SCRIPTS = (
+    "put_delivery",
+    "claim_deliveries",
+    "begin_delivery",
+    "finish_delivery",
+    "replay_delivery",
+    "forget_deliveries",
+)
+"""Scripts about webhook deliveries: their own prelude is prepended, KEYS is the key of the users' turns."""
 
 NOT_WHEN_FULL = frozenset({"submit"})
 """Refused once Redis has reached its maxmemory. All others may run then, so that jobs can go on and end."""
@@ -133,6 +147,8 @@ def load(name: str, *, shebang: bool = True, virtual_clock: bool = False) -> Scr
     if name in QUEUE_SCRIPTS:
         lines.append(f"local VIRTUAL_CLOCK = {'true' if virtual_clock else 'false'}\n")
         lines.append(read_lua(PRELUDE))
+    if name in DELIVERY_SCRIPTS:
+        lines.append(read_lua(DELIVERY_PRELUDE))
     source = "".join((*lines, body))
     return Script(
         name=name,

@@ -6,6 +6,7 @@ import redis
 
 from kelpie.store import connection, keys, migrations
 from kelpie.store.control import Control
+from kelpie.store.deliveries import Deliveries
 from kelpie.store.demand import Demands
 from kelpie.store.events import Events
 from kelpie.store.groups import Groups
@@ -17,6 +18,7 @@ from kelpie.store.rules import Rules
 from kelpie.store.scripts import Scripts
 from kelpie.store.submissions import Submissions
 from kelpie.store.users import Users
+from kelpie.store.webhook_secrets import WebhookSecrets
 
 
 class Store(Submissions, Control, Leases, Demands):
@@ -32,7 +34,9 @@ class Store(Submissions, Control, Leases, Demands):
         self._allow_volatile = allow_volatile
         self.users = Users(client, self._scripts)
         self.organizations = Organizations(client, self._scripts)
-        self.events = Events(client)
+        self.events = Events(client, self._scripts)
+        self.deliveries = Deliveries(client, self._scripts)
+        self.webhook_secrets = WebhookSecrets(client, self._scripts)
         self.rules = Rules(client, self._scripts)
         self.groups = Groups(client, self._scripts)
 
