@@ -7,7 +7,6 @@ by name at start. The worker has settings of its own (kelpie_worker.settings) an
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,6 +15,9 @@ from kelpie.errors import StartupError
 
 ENV_PREFIX = "KELPIE_"
 MIN_ADMIN_KEY_CHARS = 32
+
+RQ_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+REDIS_SCHEMES = (*RQ_SCHEMES, "redis+cluster", "rediss+cluster")
 
 
 class Settings(BaseSettings):
@@ -27,7 +29,25 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="Where Redis or Valkey is: redis://, rediss:// or unix://.",
+        description=(
+            "Where Redis or Valkey is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://."
+        ),
+    )
+    rq_url: str | None = Field(
+        default=None,
+        description=(
+            "Where the queue of webhook deliveries is, when not in KELPIE_REDIS_URL. Needed when that is a "
+            "cluster, on which RQ does not work."
+        ),
+    )
+    wait_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description=(
+            "Replicas of Redis that must have a change before it is acknowledged, a count; "
+            "without them a failover can lose the last changes."
+        ),
     )
     redis_wait_s: float = Field(
         default=30,
@@ -97,9 +117,22 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("it must begin with redis://, rediss:// or unix://")
-        return value
+        return _with_scheme(value, REDIS_SCHEMES)
+
+    @field_validator("rq_url")
+    @classmethod
+    def _is_rq_url(cls, value: str | None) -> str | None:
+        return None if value is None else _with_scheme(value, RQ_SCHEMES)
+
+    @property
+    def deliveries_url(self) -> str:
+        """Where RQ is. Raises StartupError when only a cluster is known."""
+        if self.rq_url is None and "+cluster" in self.redis_url.partition("://")[0]:
+            raise StartupError(
+                "KELPIE_REDIS_URL is a cluster, on which RQ does not work: set KELPIE_RQ_URL to one server "
+                "or to Sentinels."
+            )
+        return self.rq_url or self.redis_url
 
     @field_validator("admin_key")
     @classmethod
@@ -107,6 +140,12 @@ class Settings(BaseSettings):
         if value is not None and len(value.get_secret_value()) < MIN_ADMIN_KEY_CHARS:
             raise ValueError(f"it must have {MIN_ADMIN_KEY_CHARS} characters or more")
         return value
+
+
+def _with_scheme(url: str, schemes: tuple[str, ...]) -> str:
+    if url.partition("://")[0] not in schemes or "://" not in url:
+        raise ValueError(f"it must begin with {'://, '.join(schemes)}://")
+    return url
 
 
 def load_settings() -> Settings:

@@ -28,7 +28,9 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     if store is None:
-        store = Store.connect(settings.redis_url, allow_volatile=settings.allow_volatile)
+        store = Store.connect(
+            settings.redis_url, allow_volatile=settings.allow_volatile, wait_replicas=settings.wait_replicas
+        )
     app.extensions[EXTENSION] = Services(settings, store, Poller(store))
     errors.register(app)
     cors.register(app, settings.cors_origins)

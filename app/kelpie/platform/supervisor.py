@@ -19,6 +19,7 @@ from kelpie.platform.relay import Relay
 from kelpie.platform.tasks import Outbox
 from kelpie.platform.ticker import Ticker
 from kelpie.store import Store
+from kelpie.store.connection import make_plain_client
 
 RELAY_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 0.25
@@ -35,7 +36,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
-        self._rq = redis.Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S)
+        self._rq = make_plain_client(settings.deliveries_url, socket_timeout=REDIS_TIMEOUT_S)
         self._promoter = Promoter(self._rq)
         outbox = Outbox(self._rq, timeout_s=settings.webhook_timeout_s)
         self._tickers = [

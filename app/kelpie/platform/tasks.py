@@ -15,8 +15,8 @@ from rq.serializers import JSONSerializer
 from kelpie.config import load_settings
 from kelpie.errors import NotFoundError
 from kelpie.platform import guard
+from kelpie.platform.startup import connect
 from kelpie.platform.webhooks import Message, send, signed_headers
-from kelpie.store import Store
 
 QUEUE = "kelpie-webhooks"
 RETRY_AFTER_S = (2, 15, 60, 300, 1800, 7200, 21_600)
@@ -65,7 +65,7 @@ def deliver(fields: dict[str, str], url: str, user_id: str) -> str:
     settings = load_settings()
     message = Message(**fields)
     event = log.bind(job_id=message.job_id, webhook_id=message.id, status=message.status)
-    store = Store.connect(settings.redis_url, allow_volatile=settings.allow_volatile)
+    store = connect(settings)
     try:
         secret = store.users.get(user_id).webhook_secret
     except NotFoundError:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import builtins
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
-from kelpie.errors import ConflictError, InvalidInputError
+from kelpie.errors import ConflictError, InvalidInputError, UnavailableError
 from kelpie.job import MAX_BATCH, Attempt, Job, JobSpec, JobStatus
 from kelpie.store import codec
 from kelpie.store.access import Access, job_of, no_such_job
@@ -54,6 +56,8 @@ class Jobs(Access):
         if len(batches) == 1:
             place, rows = batches[0]
             answers = [self._run("submit", place, jobs=rows)]
+        elif not self._scripts.can_run_together:
+            answers = self._submit_in_turn(batches)
         else:
             calls: builtins.list[tuple[Sequence[str], dict[str, Argument]]] = [
                 (place.meta, {"queue": place.queue.number, "jobs": rows}) for place, rows in batches
@@ -64,6 +68,26 @@ class Jobs(Access):
             for (_, rows), times in zip(batches, answers, strict=True)
             for row, time in zip(rows, times, strict=True)
         }
+
+    def _submit_in_turn(
+        self, batches: Sequence[tuple[Place, Sequence[tuple[str | bytes | int, ...]]]]
+    ) -> builtins.list[Any]:
+        """On a cluster no transaction spans several queues: what was added is taken back at a failure.
+
+        A node may lease a job before that; it then hears that the job is gone. What is on a server that
+        cannot be reached any more stays.
+        """
+        answers = []
+        for count, (place, rows) in enumerate(batches, start=1):
+            try:
+                answers.append(self._run("submit", place, jobs=rows))
+            except BaseException:
+                for added, known in batches[:count]:  # the last one may have happened too
+                    with suppress(UnavailableError):
+                        for row in known:
+                            self._run("purge", added, id=row[0])
+                raise
+        return answers
 
     def get(self, job_id: str, *, user_id: str | None = None) -> Job:
         """A job of that user (None: of anybody). Raises NotFoundError."""

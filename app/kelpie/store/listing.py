@@ -8,7 +8,7 @@ import redis
 
 from kelpie.errors import InvalidInputError
 from kelpie.store.codec import text
-from kelpie.store.connection import translated
+from kelpie.store.connection import together, translated
 
 MAX_PAGE_SIZE = 1000
 MAX_DEPTH = 1_000_000
@@ -58,7 +58,7 @@ def _merge(
     found: dict[str, float] = {}  # a job that changes status meanwhile may be met twice
     behind = sources
     while behind:
-        reading = client.pipeline(transaction=True)  # one moment for all indexes
+        reading = together(client)
         for source in behind:
             reading.zrange(
                 source.key, source.taken, source.taken + chunk - 1, desc=not ascending, withscores=True

@@ -6,7 +6,7 @@ import builtins
 
 import redis
 
-from kelpie.store import connection
+from kelpie.store import connection, safety
 from kelpie.store.events import Events
 from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
@@ -22,25 +22,36 @@ class Store(Jobs, Leases):
     """
 
     def __init__(
-        self, client: redis.Redis, *, scripts: Scripts | None = None, allow_volatile: bool = False
+        self,
+        client: redis.Redis,
+        *,
+        scripts: Scripts | None = None,
+        allow_volatile: bool = False,
+        wait_replicas: int = 0,
     ) -> None:
-        super().__init__(client, scripts or Scripts(client))
+        super().__init__(client, scripts or Scripts(client, wait_replicas=wait_replicas))
         self._allow_volatile = allow_volatile
+        self._wait_replicas = wait_replicas
         self.users = Users(client, self._scripts)
         self.events = Events(client)
 
     @classmethod
-    def connect(cls, url: str, *, allow_volatile: bool = False) -> Store:
-        """A store on the server at ``url``; connects when first used. Raises StartupError for a bad URL."""
-        return cls(connection.make_client(url), allow_volatile=allow_volatile)
+    def connect(cls, url: str, *, allow_volatile: bool = False, wait_replicas: int = 0) -> Store:
+        """A store on the server at ``url``; connects when first used. Raises StartupError for a bad URL.
 
-    def check(self) -> None:
-        """Raises StartupError when jobs would not be safe on this server."""
-        connection.check_server(self.redis, allow_volatile=self._allow_volatile)
+        With ``wait_replicas`` nothing is acknowledged before that many replicas have it.
+        """
+        return cls(connection.make_client(url), allow_volatile=allow_volatile, wait_replicas=wait_replicas)
+
+    def check(self) -> tuple[str, ...]:
+        """Raises StartupError when jobs would not be safe on this server; returns what weakens them."""
+        return safety.check_server(
+            self.redis, allow_volatile=self._allow_volatile, wait_replicas=self._wait_replicas
+        )
 
     def close(self) -> None:
         """Closes every connection."""
-        self.redis.connection_pool.disconnect()
+        connection.close(self.redis)
 
     def queues(self, user_id: str | None = None) -> builtins.list[Queue]:
         """The queues of a user (None: of all users), by number."""

@@ -71,6 +71,16 @@ def test_a_redis_that_would_evict_jobs_is_refused(valkey: ValkeyServer) -> None:
     assert "noeviction" in ended.stderr
 
 
+def test_weak_persistence_is_warned_of_at_start(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.config_set("appendfsync", "everysec")
+        try:
+            with ApiServer(valkey.url, tmp_path) as server:
+                assert "appendfsync everysec" in server.log.read_text()
+        finally:
+            client.config_set("appendfsync", "always")
+
+
 def test_an_api_that_starts_before_redis_waits_for_it(tmp_path: Path) -> None:
     broker = ValkeyServer(tmp_path / "valkey")
     with broker:

@@ -79,6 +79,18 @@ def test_a_safe_server_passes_the_check(real_store: Store) -> None:
     real_store.check()
 
 
+@pytest.mark.parametrize(("fsync", "lost"), [("everysec", "two seconds"), ("no", "30 seconds")])
+def test_weak_persistence_is_warned_of(real_store: Store, fsync: str, lost: str) -> None:
+    assert real_store.check() == ()
+    real_store.redis.config_set("appendfsync", fsync)
+    try:
+        (warning,) = real_store.check()
+    finally:
+        real_store.redis.config_set("appendfsync", "always")
+    assert lost in warning
+    assert f"appendfsync {fsync}" in warning
+
+
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_evicts_is_refused(valkey: Any, real_store: Store, policy: str) -> None:
     real_store.redis.config_set("maxmemory-policy", policy)
@@ -94,7 +106,8 @@ def test_a_server_that_keeps_nothing_is_refused_unless_allowed_by_name(tmp_path:
         store.redis.config_set("appendonly", "no")
         with pytest.raises(StartupError, match="appendonly"):
             store.check()
-        Store.connect(server.url, allow_volatile=True).check()
+        (warning,) = Store.connect(server.url, allow_volatile=True).check()
+        assert "every job is lost" in warning
         store.close()
 
 
@@ -146,6 +159,11 @@ def test_a_loading_server_is_unavailable(real_store: Store, monkeypatch: pytest.
         redis.exceptions.ResponseError("BUSY Redis is busy running a script"),
         redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"),
         redis.exceptions.TimeoutError("Timeout reading from socket"),
+        redis.exceptions.ResponseError("Command # 1 (GET x) of pipeline caused error: BUSY running a script"),
+        redis.exceptions.ClusterDownError(
+            "Command # 1 (GET x) of pipeline caused error: The cluster is down"
+        ),
+        redis.exceptions.RedisClusterException("Redis Cluster cannot be connected"),
     ):
 
         def fail(*_: object, error: Exception = error) -> None:
