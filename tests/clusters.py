@@ -181,10 +181,7 @@ class Replicated(_Servers):
     def start(self) -> None:
         super().start()
         with self.primary.client() as client:
-            wait_until(
-                lambda: client.info("replication").get("slave0", {}).get("state") == "online",
-                "the replica follows",
-            )
+            wait_until(lambda: _is_followed(client), "the replica follows")
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 wait_until(lambda client=client: _knows_all(client, len(self.sentinels)), "a quorum")
@@ -193,3 +190,10 @@ class Replicated(_Servers):
 def _knows_all(client: redis.Redis, sentinels: int) -> bool:
     known = client.sentinel_masters().get(PRIMARY_NAME)
     return bool(known and known["num-other-sentinels"] == sentinels - 1 and known["num-slaves"] == 1)
+
+
+def _is_followed(client: redis.Redis) -> bool:
+    """Whether the replica confirms writes, which is some time after it is called online."""
+    with client.pipeline(transaction=False) as writing:
+        writing.delete("nothing").set("probe", "1").delete("probe").wait(1, 500)
+        return bool(writing.execute()[-1] == 1)

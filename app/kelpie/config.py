@@ -15,6 +15,7 @@ from kelpie.errors import StartupError
 
 ENV_PREFIX = "KELPIE_"
 MIN_ADMIN_KEY_CHARS = 32
+MIN_TOKEN_CHARS = 16
 
 RQ_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 REDIS_SCHEMES = (*RQ_SCHEMES, "redis+cluster", "rediss+cluster")
@@ -76,6 +77,67 @@ class Settings(BaseSettings):
         le=1024 * 1024 * 1024,
         description="The largest request body that is read, in bytes; a larger one is answered 413.",
     )
+    request_timeout_s: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description=(
+            "How long a client may take to send the head of its first request, and then its body, "
+            "in seconds; a large body has longer."
+        ),
+    )
+    rate_submit_per_s: float = Field(
+        default=5000,
+        ge=0,
+        le=1_000_000,
+        description="Submits (a batch is one) that a user may make, per second; 0: without limit.",
+    )
+    rate_work_per_s: float = Field(
+        default=20_000,
+        ge=0,
+        le=1_000_000,
+        description="Polls, heartbeats and reports of a user's nodes, per second; 0: without limit.",
+    )
+    rate_read_per_s: float = Field(
+        default=5000,
+        ge=0,
+        le=1_000_000,
+        description="Other requests that a user may make, per second; 0: without limit.",
+    )
+    failed_logins_per_minute: int = Field(
+        default=120,
+        ge=0,
+        le=1_000_000,
+        description="Unknown credentials that may come from one address, per minute; 0: without limit.",
+    )
+    trusted_proxies: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description=(
+            "Proxies in front of the API that add the client's address to X-Forwarded-For, a count; "
+            "with 0 that header is not believed."
+        ),
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        description="A bearer token that may read /metrics, 16 characters or more; the admin's key may too.",
+    )
+    metrics_queues: int = Field(
+        default=100,
+        ge=0,
+        le=10_000,
+        description="Queues that have metrics of their own, a count: those with the most jobs.",
+    )
+    drain_delay_s: float = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description=(
+            "How long a stopping API goes on serving while /readyz says that it is not ready, in seconds, "
+            "so that load balancers notice."
+        ),
+    )
     shutdown_grace_s: int = Field(
         default=30,
         ge=1,
@@ -133,6 +195,13 @@ class Settings(BaseSettings):
                 "or to Sentinels."
             )
         return self.rq_url or self.redis_url
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _is_no_word(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_TOKEN_CHARS:
+            raise ValueError(f"it must have {MIN_TOKEN_CHARS} characters or more")
+        return value
 
     @field_validator("admin_key")
     @classmethod

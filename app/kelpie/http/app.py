@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import redis
 from flask import Flask, Response
+from flask import typing as ft
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from kelpie.config import Settings
+from kelpie.errors import ForbiddenError, StartupError, UnauthenticatedError
 from kelpie.http import cors, errors
-from kelpie.http.context import EXTENSION, Services
+from kelpie.http.context import EXTENSION, Services, services
 from kelpie.http.health import health
 from kelpie.http.jobs import jobs
+from kelpie.http.limits import Buckets, Limits
+from kelpie.http.meter import Meter
+from kelpie.http.metrics import RedisCollector, make_registry, metrics
 from kelpie.http.openapi import spec
+from kelpie.http.pulse import Pulse
 from kelpie.http.users import users
 from kelpie.http.work import work
 from kelpie.store import Poller, Store
+from kelpie.store.connection import make_plain_client
 from kelpie_web import pages
 
 
@@ -22,7 +31,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     It starts the subscriber of the long polls, so it is made once per process, after any fork;
     ``services(app).close()`` ends it.
     """
-    app = Flask("kelpie", static_folder=None)
+    app = Api("kelpie", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # A path is what it says: no redirects (which would be HTML) to a form with or without slashes.
     app.url_map.strict_slashes = False
@@ -31,14 +40,53 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         store = Store.connect(
             settings.redis_url, allow_volatile=settings.allow_volatile, wait_replicas=settings.wait_replicas
         )
-    app.extensions[EXTENSION] = Services(settings, store, Poller(store))
+    poller = Poller(store)
+    meter = Meter(store.metrics, poller)
+    buckets = Buckets(store.metrics)
+    app.extensions[EXTENSION] = Services(
+        settings,
+        store,
+        poller,
+        Limits(settings, buckets),
+        Pulse((meter.report, buckets.share)),
+        make_registry(RedisCollector(store.metrics, _deliveries(settings), top=settings.metrics_queues)),
+    )
+    if settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0)  # type: ignore[method-assign]
+    meter.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins)
     app.after_request(_harden)
-    for blueprint in (jobs, work, users, health, pages):
+    for blueprint in (jobs, work, users, health, metrics, pages):
         app.register_blueprint(blueprint)
     spec.register(app)
     return app
+
+
+class Api(Flask):
+    """Flask, with what happens before and after the callers of requests are known."""
+
+    def preprocess_request(self) -> ft.ResponseReturnValue | None:
+        """Authenticate, and hold the caller to his limits."""
+        parts = services(self)
+        parts.pulse.start()
+        parts.limits.before_authentication()
+        try:
+            answer = super().preprocess_request()
+        except (UnauthenticatedError, ForbiddenError) as error:
+            parts.limits.after_refusal(error)
+            raise
+        if answer is None:
+            parts.limits.after_authentication()
+        return answer
+
+
+def _deliveries(settings: Settings) -> redis.Redis | None:
+    """Where RQ is; None when that is not known."""
+    try:
+        return make_plain_client(settings.deliveries_url, socket_timeout=2)
+    except StartupError:
+        return None
 
 
 def _harden(response: Response) -> Response:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app, g
+from prometheus_client import CollectorRegistry
 
 from kelpie.config import Settings
 from kelpie.errors import ForbiddenError
+from kelpie.http.limits import Limits
+from kelpie.http.pulse import Pulse
 from kelpie.store import Poller, Principal, Store
 
 EXTENSION = "kelpie"
@@ -21,14 +25,24 @@ class Services:
     settings: Settings
     store: Store
     poller: Poller
+    limits: Limits
+    pulse: Pulse
+    registry: CollectorRegistry
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def announce_end(self) -> None:
+        """Say that this process is not ready, though it still serves."""
+        self.ending.set()
 
     def close_polls(self) -> None:
         """Answer every open long poll with nothing, at once."""
+        self.announce_end()
         self.poller.close()
 
     def close(self) -> None:
         """Answer every open long poll and let go of Redis."""
         self.close_polls()
+        self.pulse.close()
         self.store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException
 
 from kelpie import errors
-from kelpie.errors import InvalidInputError, KelpieError, LeaseLostError, UnavailableError
+from kelpie.errors import InvalidInputError, KelpieError, LeaseLostError, TooFastError, UnavailableError
 
 REQUEST_ID_HEADER = "X-Request-Id"
 RETRY_AFTER_S = 1
@@ -26,6 +27,7 @@ STATUSES: dict[type[KelpieError], tuple[int, str]] = {
     errors.NotFoundError: (404, "Not Found"),
     errors.LeaseLostError: (409, "Lease Lost"),
     errors.ConflictError: (409, "Conflict"),
+    errors.TooFastError: (429, "Too Many Requests"),
     errors.UnavailableError: (503, "Service Unavailable"),
 }
 """Status code and title of each refusal."""
@@ -84,6 +86,8 @@ def _refused(error: KelpieError) -> Response:
     if isinstance(error, LeaseLostError):
         more["reason"] = error.reason
     response = _reply(status, title, str(error), **more)
+    if isinstance(error, TooFastError):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, UnavailableError):
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         log.warning("unavailable", path=request.path, error=str(error))

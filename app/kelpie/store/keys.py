@@ -20,6 +20,7 @@ kelpie:{queue}:heartbeat:<id>         string  attempt and node; TTL = lease time
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it is leased
 kelpie:{queue}:events                 stream  what happened, the last 100,000 or so; see records.Event
+kelpie:{queue}:counters               hash    what has happened since the queue's first job; see metrics.py
 kelpie:{registry}:queue_numbers       hash    queue → number
 kelpie:{registry}:queue_names         hash    number → JSON [user id, container group id]
 kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
@@ -27,6 +28,9 @@ kelpie:{users}:names                  hash    username → user id
 kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
 kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
+kelpie:{metrics}:requests             hash    what all API processes have counted; see metrics.py
+kelpie:{metrics}:processes            hash    API process → number of its last report, open polls, time (s)
+kelpie:{limits}:<minute>              hash    what was spent of each rate limit; TTL 2 minutes
 ====================================  ======  ==============================================================
 
 ``kelpie:wake`` is a channel: ``<queue number> <jobs that became waiting>``.
@@ -78,7 +82,14 @@ JOB_FIELDS = {
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
+REQUESTS = "kelpie:{metrics}:requests"
+PROCESSES = "kelpie:{metrics}:processes"
 API_KEY_PREFIX = "kelpie:{users}:key:"
+
+
+def spent(minute: int) -> str:
+    """What was spent of each rate limit in a minute since 1970 UTC."""
+    return f"kelpie:{{limits}}:{minute}"
 
 
 def user_queues(user_id: str) -> str:
@@ -116,6 +127,7 @@ class QueueKeys:
         self.leased = f"{self.prefix}leased"
         self.grants = f"{self.prefix}grants"
         self.events = f"{self.prefix}events"
+        self.counters = f"{self.prefix}counters"
 
     def job(self, job_id: str) -> str:
         """The job's mutable state."""

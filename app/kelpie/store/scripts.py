@@ -38,7 +38,14 @@ QUEUE_SCRIPTS = (
 )
 """Scripts about one queue: the prelude is prepended, KEYS is its meta key, ARGV[1] its number."""
 
-PLAIN_SCRIPTS = ("register_queue", "create_user", "create_key", "delete_user")
+PLAIN_SCRIPTS = (
+    "register_queue",
+    "create_user",
+    "create_key",
+    "delete_user",
+    "report_process",
+    "share_spending",
+)
 
 NOT_WHEN_FULL = frozenset({"submit"})
 """Refused once Redis has reached its maxmemory. All others may run then, so that jobs can go on and end."""

@@ -10,6 +10,7 @@ from kelpie.store import connection, safety
 from kelpie.store.events import Events
 from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
+from kelpie.store.metrics import Metrics
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Scripts
 from kelpie.store.users import Users
@@ -34,6 +35,7 @@ class Store(Jobs, Leases):
         self._wait_replicas = wait_replicas
         self.users = Users(client, self._scripts)
         self.events = Events(client)
+        self.metrics = Metrics(client, self._scripts, self._registry)
 
     @classmethod
     def connect(cls, url: str, *, allow_volatile: bool = False, wait_replicas: int = 0) -> Store:
