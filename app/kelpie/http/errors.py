@@ -11,6 +11,7 @@ import structlog
 from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import HTTPException
 
 from kelpie import errors
@@ -66,6 +67,12 @@ def _sentence(item: ErrorDetails) -> str:
 
 def _name_request() -> None:
     g.request_id = uuid.uuid4().hex
+    # Every line that this request causes carries them. Of the last request of this connection nothing stays.
+    clear_contextvars()
+    bind_contextvars(request_id=g.request_id)
+    job_id = (request.view_args or {}).get("job_id")
+    if job_id is not None:
+        bind_contextvars(job_id=str(job_id)[:64])
 
 
 def _show_request_id(response: Response) -> Response:

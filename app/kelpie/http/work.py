@@ -6,7 +6,9 @@ import uuid
 from functools import partial
 from typing import Any
 
+import structlog
 from flask import Blueprint, request
+from structlog.contextvars import bind_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
 from kelpie.http.auth import authenticate
@@ -22,6 +24,8 @@ Answer = Any  # whatever Flask makes a response of
 work = Blueprint("work", __name__)
 work.before_request(authenticate)
 
+log = structlog.get_logger(__name__)
+
 REFUSALS = {"HTTP_404": ErrorReply, "HTTP_409": ErrorReply}
 
 
@@ -31,6 +35,7 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
     """A list of one job, leased to this node, or of none when none came within `wait` seconds."""
     if request.method == "HEAD":  # which Flask adds to every GET: nobody would read the lease
         raise MethodNotAllowed(["GET"])
+    bind_contextvars(node=query.machine_id)
     leased = services().poller.poll(
         principal().user_id,
         query.container_group_id,
@@ -39,7 +44,10 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
         query.wait,
         is_there=partial(is_connected, request.environ.get("gunicorn.socket")),
     )
-    return [leased.to_wire()] if leased else []
+    if leased is None:
+        return []
+    log.info("job leased", job_id=leased.job.id, attempt=leased.job.attempt)
+    return [leased.to_wire()]
 
 
 @work.post("/jobs/<job_id>/heartbeat")
@@ -94,5 +102,6 @@ def released(job_id: str, json: ReportBody) -> Answer:
 
 
 def _holder(report: ReportBody) -> Holder:
+    bind_contextvars(node=report.machine_id)
     # Every API key is a user's: he may report by hand on a job of his that nobody holds.
     return Holder(node=report.machine_id, lease=report.lease, may_report_unheld=True)
