@@ -17,6 +17,7 @@ from redis.exceptions import (
     AuthenticationError,
     ClusterDownError,
     ConnectionError,  # noqa: A004 - redis has its own
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -202,6 +203,10 @@ def translated() -> Iterator[None]:
         ) from error
     except (ConnectionError, TimeoutError, ReadOnlyError, RedisClusterException) as error:
         raise UnavailableError(f"Redis cannot be reached: {_brief(error)}") from error
+    except NoPermissionError as error:
+        raise UnavailableError(
+            f"Redis does not allow our user this; check its ACL: {_brief(error)}"
+        ) from error
     except ResponseError as error:
         told = _IN_PIPELINE.sub("", str(error))
         if told.partition(" ")[0] in PASSING_WORDS or isinstance(error, ClusterDownError | TryAgainError):
