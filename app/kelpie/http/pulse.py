@@ -55,6 +55,6 @@ class Pulse:
             try:
                 beat()
             except (UnavailableError, RedisError):  # what was counted is sent by a later beat
-                return
+                continue
             except Exception:
                 log.exception("a beat failed")

@@ -175,8 +175,11 @@ def _sentinel_pool(
 
 
 def _single(told: RedisUrl, pool_class: type[redis.ConnectionPool], **settings: Any) -> redis.Redis:
+    sockets = dict(_SOCKETS)
+    if told.text.startswith("unix:"):  # redis-py refuses options of TCP there
+        sockets = {name: value for name, value in sockets.items() if "keepalive" not in name}
     try:
-        pool = pool_class.from_url(told.text, **_SOCKETS, **settings)
+        pool = pool_class.from_url(told.text, **sockets, **settings)
     except ValueError:  # whose text may hold a piece of the password
         raise StartupError(
             "The Redis URL is malformed; write redis://[user:password@]host:port/db, with special characters "

@@ -12,7 +12,7 @@ import redis
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError, UnavailableError
 from kelpie.job import JobStatus, Lease, Outcome
-from kelpie.store import Store
+from kelpie.store import Poller, Store
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import USER, holder_of
 from tests.waiting import wait_until
@@ -114,6 +114,27 @@ def test_a_server_that_keeps_nothing_is_refused_unless_allowed_by_name(tmp_path:
 def test_a_malformed_url_is_refused() -> None:
     with pytest.raises(StartupError):
         Store.connect("http://localhost")
+
+
+def test_a_server_on_a_unix_socket_serves_scripts_and_wakes_polls(tmp_path: Path) -> None:
+    class OnSocket(ValkeyServer):
+        def prepare(self) -> tuple[list[str], dict[str, str]]:
+            argv, environment = super().prepare()
+            return [*argv, "--unixsocket", str(tmp_path / "socket")], environment
+
+    with OnSocket(tmp_path / "valkey") as server:
+        store = Store.connect(f"unix://:{server.password}@{tmp_path}/socket")
+        assert store.check() == ()
+        poller = Poller(store)
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(poller.poll, USER, GROUP, "node-1", "r" * 16, 60)
+            wait_until(lambda: poller.open_polls == 1, "the poll waits")
+            (job,) = store.submit(USER, [spec()])
+            lease = waiting.result(20)
+        assert lease is not None
+        assert lease.job.id == job.id
+        poller.close()
+        store.close()
 
 
 def test_a_server_that_is_away_is_unavailable_and_back_when_it_is_back(tmp_path: Path) -> None:
