@@ -22,7 +22,7 @@ TOKEN = "metrics-token-of-the-operator"
 
 
 SETTINGS = {
-    "KELPIE_REQUEST_TIMEOUT_S": "1",
+    "KELPIE_REQUEST_TIMEOUT_S": "2",
     "KELPIE_MAX_BODY_BYTES": "4096",
     "KELPIE_METRICS_TOKEN": TOKEN,
 }
