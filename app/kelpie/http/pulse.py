@@ -16,9 +16,9 @@ log = structlog.get_logger(__name__)
 
 
 class Pulse:
-    """Calls its beats every second from the first request to the end, through every outage of Redis.
+    """Calls its beats every second from its start to the end, through every outage of Redis.
 
-    Starts at the first request, because processes are forked before it.
+    Started in the process that serves, after any fork: threads do not survive one.
     """
 
     def __init__(self, beats: Sequence[Callable[[], None]], interval_s: float = INTERVAL_S) -> None:

@@ -118,10 +118,12 @@ class PollingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn publishes n
 
     def run(self) -> None:
         """Serve until the end; what was counted until then is told."""
+        pulse = services(self.wsgi).pulse
+        pulse.start()
         try:
             super().run()
         finally:
-            services(self.wsgi).pulse.close()
+            pulse.close()
 
     def timeout_ctx(self) -> gevent.Timeout:
         """How long the next request of this connection may take to come.

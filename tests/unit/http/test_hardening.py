@@ -241,7 +241,7 @@ def test_what_all_processes_have_counted_is_seen_from_each_of_them(own_server: A
             assert fresh.request("GET", "/jobs", headers={"X-Kelpie-Key": user.key}).status == 200
     line = 'kelpie_http_requests_total{method="GET",route="/jobs",status="200"} 40.0'
     wait_until(lambda: line in _metrics(server), "all requests are counted, once")
-    assert "kelpie_api_processes 2.0" in _metrics(server)
+    wait_until(lambda: "kelpie_api_processes 2.0" in _metrics(server), "both processes are seen")
     server.stop()
     server.start()
     assert line in _metrics(server), "counters survive a restart"
