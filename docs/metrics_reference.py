@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kelpie.http.metrics import Snapshot, families
-from kelpie.store.deliveries import STATES
+from kelpie.store.backlog import STATES
 from kelpie.store.metrics import COUNTERS, ApiFigures, QueueFigures
 from kelpie.store.records import Queue
 

@@ -32,7 +32,7 @@ from kelpie.http.context import require_admin, services
 from kelpie.http.meter import BUCKET, BUCKETS_S, REQUESTS, SUM_US, read_field
 from kelpie.http.openapi import HEALTH, spec
 from kelpie.http.replies import ErrorReply
-from kelpie.store.deliveries import STATES, read_deliveries
+from kelpie.job import Outcome
 from kelpie.store.metrics import ApiFigures, Metrics, QueueFigures
 
 CACHE_S = 1.0
@@ -51,14 +51,28 @@ GAUGES = {
 }
 """Metrics by queue that can be summed: name, help, and the field of QueueFigures."""
 
-OUTCOMES = ("completed", "app_failed", "sync_failed", "interrupted", "released", "canceled", "superseded")
 COUNTED = {
     "jobs_submitted": ("Jobs submitted.", "submitted", 1.0),
-    "leases_granted": ("Leases granted: attempts that began.", "leases", 1.0),
-    "heartbeats_late": ("Heartbeats that came after their lease had expired.", "late_heartbeats", 1.0),
-    "lost_work_seconds": ("Time that attempts ran in vain, in seconds.", "lost_ms", 1e-3),
+    "leases_granted": ("Leases granted: attempts that began.", "running", 1.0),
+    "heartbeats_late": ("Heartbeats that renewed a lease after it had expired.", "revived", 1.0),
+    "lost_work_seconds": (
+        "Work of interrupted attempts that was lost, at most, in seconds.",
+        "lost_ms",
+        1e-3,
+    ),
 }
 """Counters: name, help, the field of the queue's counters, and its unit in that of the metric."""
+
+LABELED = {
+    "jobs_ended": ("Jobs that ended, by status.", "status", ("completed", "failed", "canceled"), ""),
+    "attempts": (
+        "Attempts that ended, by outcome.",
+        "outcome",
+        tuple(outcome.value for outcome in Outcome),
+        "attempts_",
+    ),
+}
+"""Counters with one label: name, help, label, its values, and what precedes a value in the field's name."""
 
 metrics = Blueprint("metrics", __name__)
 
@@ -101,9 +115,9 @@ class Snapshot:
 class RedisCollector(Collector):
     """Reads Redis when Prometheus asks, once a second at most."""
 
-    def __init__(self, metrics: Metrics, deliveries: redis.Redis | None, *, top: int) -> None:
+    def __init__(self, metrics: Metrics, rq: redis.Redis | None, *, top: int) -> None:
         self._metrics = metrics
-        self._deliveries = deliveries
+        self._rq = rq
         self._top = top
         self._lock = threading.Lock()
         self._read_s = float("-inf")
@@ -133,11 +147,10 @@ class RedisCollector(Collector):
             api = self._metrics.api()
         except UnavailableError:
             queues = None
-        if self._deliveries is not None:
-            try:
-                deliveries = read_deliveries(self._deliveries)
-            except (UnavailableError, RedisError):
-                deliveries = None
+        try:
+            deliveries = self._metrics.backlog(self._rq)
+        except (UnavailableError, RedisError):
+            deliveries = None
         return Snapshot(queues, api, deliveries, time.perf_counter() - began_s)
 
 
@@ -167,10 +180,12 @@ def families(snapshot: Snapshot, *, top: int) -> Iterator[Metric]:
         yield from _of_api(snapshot.api)
     if snapshot.deliveries is not None:
         family = GaugeMetricFamily(
-            "kelpie_webhook_deliveries", "Webhook deliveries that have not succeeded.", labels=["state"]
+            "kelpie_webhook_deliveries",
+            "Webhook deliveries: waiting for any try; queued, running and failed as tasks of RQ.",
+            labels=["state"],
         )
-        for state in STATES:
-            family.add_metric([state], snapshot.deliveries[state])
+        for state, count in snapshot.deliveries.items():
+            family.add_metric([state], count)
         yield family
 
 
@@ -204,25 +219,23 @@ def _of_queues(queues: Sequence[QueueFigures], top: int) -> Iterator[Metric]:
         for figures in named:
             counter.add_metric(_labels(figures), figures.counters[field] * unit)
         yield counter
-    attempts = CounterMetricFamily(
-        "kelpie_queue_attempts", "Attempts that ended, by outcome.", labels=[*QUEUE_LABELS, "outcome"]
-    )
-    for figures in named:
-        for outcome in OUTCOMES:
-            attempts.add_metric([*_labels(figures), outcome], figures.counters[outcome])
-    yield attempts
+    for name, (text, label, values, prefix) in LABELED.items():
+        counter = CounterMetricFamily(f"kelpie_queue_{name}", text, labels=[*QUEUE_LABELS, label])
+        for figures in named:
+            for value in values:
+                counter.add_metric([*_labels(figures), value], figures.counters[prefix + value])
+        yield counter
 
 
 def _of_all(queues: Sequence[QueueFigures]) -> Iterator[Metric]:
     for name, (text, field, unit) in COUNTED.items():
         total = sum(figures.counters[field] for figures in queues)
         yield CounterMetricFamily(f"kelpie_{name}", f"{text} All queues.", value=total * unit)
-    attempts = CounterMetricFamily(
-        "kelpie_attempts", "Attempts that ended, by outcome. All queues.", labels=["outcome"]
-    )
-    for outcome in OUTCOMES:
-        attempts.add_metric([outcome], sum(figures.counters[outcome] for figures in queues))
-    yield attempts
+    for name, (text, label, values, prefix) in LABELED.items():
+        counter = CounterMetricFamily(f"kelpie_{name}", f"{text} All queues.", labels=[label])
+        for value in values:
+            counter.add_metric([value], sum(figures.counters[prefix + value] for figures in queues))
+        yield counter
 
 
 def _of_api(api: ApiFigures) -> Iterator[Metric]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import redis
 
-from kelpie.job import JobStatus
+from kelpie.job import JobStatus, Outcome
 from kelpie.store import keys
+from kelpie.store.backlog import read_backlog
 from kelpie.store.codec import fields_of
 from kelpie.store.connection import servers, translated
-from kelpie.store.records import Queue
+from kelpie.store.records import EventType, Queue
 from kelpie.store.registry import Place, Registry
 from kelpie.store.scripts import Scripts
 
@@ -25,20 +26,21 @@ QUEUES_PER_READ = 100  # a chunk of a scrape, so that other commands run between
 NEVER_STARTED = 2**52  # waiting scores below are of jobs that have run before; see lua/prelude.lua
 SPENDING_MINUTES = 2
 
+EVENTS = (
+    EventType.SUBMITTED,
+    EventType.RUNNING,
+    EventType.REVIVED,
+    EventType.COMPLETED,
+    EventType.FAILED,
+    EventType.CANCELED,
+)
+
 COUNTERS = (
-    "submitted",
-    "leases",
-    "completed",
-    "app_failed",
-    "sync_failed",
-    "interrupted",
-    "released",
-    "canceled",
-    "superseded",
-    "late_heartbeats",
+    *(event.value for event in EVENTS),
+    *(f"attempts_{outcome.value}" for outcome in Outcome),
     "lost_ms",
 )
-"""The fields of a queue's counters. One that is missing is 0."""
+"""The fields of a queue's counters that are read; one that is missing is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,10 @@ class Metrics:
             processes=len(alive),
             open_polls=sum(int(words[1]) for words in alive),
         )
+
+    def backlog(self, rq: redis.Redis | None) -> dict[str, int]:
+        """Webhook deliveries by state; see backlog.py."""
+        return read_backlog(self._client, rq)
 
     def report(self, process: str, sequence: int, open_polls: int, counts: Mapping[str, int]) -> None:
         """Adds what a process has counted since its last report; the same report again changes nothing."""

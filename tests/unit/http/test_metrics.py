@@ -20,7 +20,7 @@ from kelpie.http.context import services
 from kelpie.http.meter import BUCKETS_S, Meter
 from kelpie.job import Holder, Outcome
 from kelpie.platform import tasks
-from kelpie.store import Poller, Store, deliveries
+from kelpie.store import Poller, Store, backlog
 from kelpie.store.metrics import COUNTERS
 from tests.factories import GROUP, spec
 from tests.waiting import wait_until
@@ -122,7 +122,8 @@ def test_counters_of_queues_are_read_and_missing_ones_are_zero(client: FlaskClie
         assert place is not None
         store.redis.delete(place.keys.counters)
         store.redis.hset(
-            place.keys.counters, mapping={"submitted": 10 * number, "lost_ms": 1500, "interrupted": number}
+            place.keys.counters,
+            mapping={"submitted": 10 * number, "lost_ms": 1500, "attempts_interrupted": number},
         )
     samples = read(client.get("/metrics", headers=BEARER))
     assert value(samples, "kelpie_jobs_submitted_total") == 60
@@ -214,13 +215,15 @@ def test_without_redis_the_scrape_says_so(client: FlaskClient, app: Flask, monke
 
 
 def test_webhook_deliveries_that_wait_are_counted(client: FlaskClient, store: Store) -> None:
-    assert deliveries.QUEUE == tasks.QUEUE
+    assert backlog.QUEUE == tasks.QUEUE
     store.redis.rpush(f"rq:queue:{tasks.QUEUE}", "a", "b")
+    store.redis.hset("kelpie:{webhooks}:queued", mapping={"user-1": 3, "user-2": 4})
     store.redis.zadd(f"rq:failed:{tasks.QUEUE}", {"c": 1})
     samples = read(client.get("/metrics", headers=BEARER))
     assert value(samples, "kelpie_webhook_deliveries", state="queued") == 2
     assert value(samples, "kelpie_webhook_deliveries", state="failed") == 1
-    assert value(samples, "kelpie_webhook_deliveries", state="scheduled") == 0
+    assert value(samples, "kelpie_webhook_deliveries", state="running") == 0
+    assert value(samples, "kelpie_webhook_deliveries", state="waiting") == 7
 
 
 def test_scrapes_within_a_second_read_redis_once(
@@ -238,5 +241,7 @@ def test_scrapes_within_a_second_read_redis_once(
 
 
 def test_every_counter_of_a_queue_is_shown() -> None:
-    shown = {field for _, field, _ in metrics_module.COUNTED.values()} | set(metrics_module.OUTCOMES)
+    shown = {field for _, field, _ in metrics_module.COUNTED.values()}
+    for _, _, values, prefix in metrics_module.LABELED.values():
+        shown |= {prefix + value for value in values}
     assert shown == set(COUNTERS)
