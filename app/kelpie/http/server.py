@@ -105,7 +105,10 @@ class PollingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn publishes n
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: answer what is open and go. In a greenlet, because a signal handler must not block."""
-        gevent.spawn(self._leave, sig, frame)
+        if getattr(self, "wsgi", None) is None:  # it has not begun to serve
+            super().handle_exit(sig, frame)
+        else:
+            gevent.spawn(self._leave, sig, frame)
 
     def _leave(self, sig: int, frame: Any) -> None:
         parts = services(self.wsgi)

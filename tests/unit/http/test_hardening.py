@@ -233,6 +233,19 @@ def test_a_stopping_api_says_so_while_it_still_serves_and_ends_its_polls_with_no
         assert process.wait(20) == 0
 
 
+def test_an_api_that_is_stopped_while_its_processes_begin_ends(broker: ValkeyServer, tmp_path: Path) -> None:
+    server = ApiServer(broker.url, tmp_path)
+    server.launch()
+    process = server.process
+    assert process is not None
+    try:
+        wait_until(lambda: "api is listening" in server.log.read_text(), "the processes are being started")
+        process.terminate()
+        assert process.wait(20) == 0, "the grace of 30 s was not needed"
+    finally:
+        server.kill()
+
+
 def test_what_all_processes_have_counted_is_seen_from_each_of_them(own_server: ApiServer) -> None:
     server = own_server
     user = server.new_user()
