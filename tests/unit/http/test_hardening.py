@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import urllib3
 
 from kelpie.embedded.processes import LOOPBACK
 from kelpie.embedded.valkey import ValkeyServer
+from kelpie.http.server import PollingWorker
 from tests.api import ApiServer
 from tests.factories import job_body
 from tests.waiting import wait_until
@@ -233,17 +235,11 @@ def test_a_stopping_api_says_so_while_it_still_serves_and_ends_its_polls_with_no
         assert process.wait(20) == 0
 
 
-def test_an_api_that_is_stopped_while_its_processes_begin_ends(broker: ValkeyServer, tmp_path: Path) -> None:
-    server = ApiServer(broker.url, tmp_path)
-    server.launch()
-    process = server.process
-    assert process is not None
-    try:
-        wait_until(lambda: "api is listening" in server.log.read_text(), "the processes are being started")
-        process.terminate()
-        assert process.wait(20) == 0, "the grace of 30 s was not needed"
-    finally:
-        server.kill()
+def test_a_process_that_is_told_to_end_before_it_serves_ends() -> None:
+    worker = PollingWorker.__new__(PollingWorker)  # as it is between its fork and its application
+    worker.alive = True
+    worker.handle_exit(signal.SIGTERM, None)
+    assert not worker.alive
 
 
 def test_what_all_processes_have_counted_is_seen_from_each_of_them(own_server: ApiServer) -> None:
