@@ -22,6 +22,7 @@ check: lint types test
 
 docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
+	$(BIN)/python docs/metrics_reference.py
 
 bench: $(VENV)/dev.done  ## Print the benchmarks' figures
 	for name in lease latency worker_memory; do $(BIN)/python -m tests.bench.$$name || exit 1; done

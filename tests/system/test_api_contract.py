@@ -736,8 +736,9 @@ def test_a_method_that_a_path_does_not_know_is_405_as_json(api: ApiUser, method:
     assert api.request(method, path)[1]["Allow"]
 
 
-def test_what_is_no_http_is_refused_as_json(api: ApiUser) -> None:
-    refused(api.request("GET", "/jobs?" + "x" * 10_000), 400)
+def test_a_head_that_is_too_long_is_refused_as_json(api: ApiUser) -> None:
+    refused(api.request("GET", "/jobs?" + "x" * 10_000), 414)
+    refused(api.request("GET", "/jobs", headers={"X-Long": "x" * 10_000}), 431)
 
 
 @pytest.mark.parametrize("path", ["/jobs/", "/users/me/", "/healthz/", "/jobs/?page_size=1"])
@@ -829,6 +830,7 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("POST", "/webhooks/deliveries/{delivery_id}/replay"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        ("GET", "/metrics"),
     }
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_origin, get_type_hints
 
+import gevent
 from flask import Flask, request
 from pydantic import BaseModel, ValidationError
 from spectree import Response, SpecTree, Tag
 from spectree.models import InType, SecureType, SecurityScheme, SecuritySchemeData
 from spectree.plugins.flask_plugin import FlaskPlugin
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 import kelpie
+from kelpie.http.context import services
 from kelpie.http.credentials import (
     KEY_HEADER,
     ORGANIZATION_HEADER,
@@ -29,6 +31,8 @@ ORGANIZATION_KEY_SCHEME = "OrganizationApiKey"
 ORGANIZATION_SCHEME = "Organization"
 PROJECT_SCHEME = "Project"
 NODE_SCHEME = "NodeIdentity"
+SLOWEST_BYTES_PER_S = 16 * 1024
+"""What a large body has time for, beside KELPIE_REQUEST_TIMEOUT_S."""
 
 JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
@@ -93,8 +97,8 @@ def _model(model: type[Query], values: dict[str, Any]) -> BaseModel:
 
 
 def _body(model: type[BaseModel]) -> BaseModel:
-    body = request.get_data(cache=False)
     limit = request.max_content_length
+    body = _read(request.content_length or limit or 0)
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks, so nobody knew; what we have of it ends at the limit
     if not body and issubclass(model, Body) and model.may_be_absent:
@@ -105,9 +109,16 @@ def _body(model: type[BaseModel]) -> BaseModel:
         raise invalid(error, batch=issubclass(model, BatchBody)) from None
 
 
+def _read(expected_bytes: int) -> bytes:
+    """The body, unless it comes too slowly: each that is being read holds a place and its memory."""
+    patience_s = services().settings.request_timeout_s + expected_bytes / SLOWEST_BYTES_PER_S
+    with gevent.Timeout(patience_s, RequestTimeout("The body came too slowly.")):
+        return request.get_data(cache=False)
+
+
 def replies(**models: Any) -> Response:
     """What a view answers: ``HTTP_200=Model`` …, and how it refuses."""
-    refusals = {f"HTTP_{status}": ErrorReply for status in (400, 401, 403, 503)}
+    refusals = {f"HTTP_{status}": ErrorReply for status in (400, 401, 403, 429, 503)}
     return Response(**(refusals | models))
 
 

@@ -9,7 +9,6 @@ import sys
 import time
 from types import FrameType
 
-import redis
 import structlog
 
 from kelpie.config import Settings
@@ -23,6 +22,7 @@ from kelpie.platform.tasks import keeping
 from kelpie.platform.ticker import Ticker
 from kelpie.providers import make_provider
 from kelpie.store import Store
+from kelpie.store.connection import make_plain_client
 
 RELAY_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 0.25
@@ -39,7 +39,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
-        self._rq = redis.Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S)
+        self._rq = make_plain_client(settings.deliveries_url, socket_timeout=REDIS_TIMEOUT_S)
         self._autoscaler = Autoscaler(
             store,
             make_provider(settings, store),

@@ -18,6 +18,7 @@ from kelpie.config import Settings, load_settings
 from kelpie.errors import NotFoundError
 from kelpie.platform import guard
 from kelpie.platform.schedule import pause_s
+from kelpie.platform.startup import connect
 from kelpie.platform.webhooks import DeliveryError, send, signed_headers
 from kelpie.store import Delivery, DeliveryStatus, Store
 from kelpie.store.deliveries import Claim, Keeping, Report
@@ -74,7 +75,7 @@ def deliver(delivery_id: str, claim_number: int) -> str:
     """Try one delivery once; RQ runs this. Returns what became of it, in a word."""
     settings = load_settings()
     claim = Claim(delivery_id, claim_number)
-    store = Store.connect(settings.redis_url, allow_volatile=settings.allow_volatile)
+    store = connect(settings)
     try:
         deliveries = store.deliveries.keeping(keeping(settings))
         delivery = deliveries.begin(claim, claim_ms=try_limit_s(settings.webhook_timeout_s) * 1000)

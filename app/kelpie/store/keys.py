@@ -65,6 +65,9 @@ kelpie:{webhooks}:claimed             zset    deliveries that are being tried by
 kelpie:{webhooks}:busy                hash    user → how many of these
 kelpie:{webhooks}:queued              hash    user → how many deliveries are not settled
 kelpie:{webhooks}:sequence            string  number of the last delivery
+kelpie:{metrics}:requests             hash    what all API processes have counted; see metrics.py
+kelpie:{metrics}:processes            hash    API process → number of its last report, open polls, time (s)
+kelpie:{limits}:<minute>              hash    what was spent of each rate limit; TTL 2 minutes
 ====================================  ======  ==============================================================
 
 ``{queue}`` is the number of the queue: short, because every job's keys begin with it.
@@ -193,6 +196,8 @@ QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
 ORGANIZATIONS = "kelpie:{users}:organizations"
 USERS_EPOCH = "kelpie:{users}:epoch"
+REQUESTS = "kelpie:{metrics}:requests"
+PROCESSES = "kelpie:{metrics}:processes"
 API_KEY_PREFIX = "kelpie:{users}:key:"
 RULES = "kelpie:{rules}:rules"
 GROUPS = "kelpie:{rules}:groups"
@@ -213,6 +218,11 @@ def deliveries_of_user(user_id: str) -> str:
 def deliveries_of_job(job_id: str) -> str:
     """The deliveries about a job."""
     return f"kelpie:{{webhooks}}:of_job:{job_id}"
+
+
+def spent(minute: int) -> str:
+    """What was spent of each rate limit in a minute since 1970 UTC."""
+    return f"kelpie:{{limits}}:{minute}"
 
 
 def user_queues(user_id: str) -> str:
@@ -284,6 +294,7 @@ class QueueKeys:
         self.polls = f"{self.prefix}polls"
         self.counters = f"{self.prefix}counters"
         self.events = f"{self.prefix}events"
+        self.counters = f"{self.prefix}counters"
 
     def job(self, job_id: str) -> str:
         """The job's mutable state."""

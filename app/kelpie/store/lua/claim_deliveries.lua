@@ -34,6 +34,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', CLAIMED, '-inf', int(now), 'LIMI
 end
 
 local claimed = {}
+local turns = 0 -- given by this call: lanes that had one come after those that had none in the same millisecond
 
 -- When the first delivery of a lane may be tried; nil when there is none.
 local function ready_at(user, receiver)
@@ -59,15 +60,15 @@ end
 -- Gives a user one turn: the delivery of the lane that has waited longest. Whether there was one.
 local function turn(user)
   local lanes, took = lanes_key(user), false
-  for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', lanes, '-inf', int(now), 'LIMIT', 0, SCAN)) do
+  for _, receiver in ipairs(redis.call('ZRANGEBYSCORE', lanes, '-inf', '(' .. int(now + 1), 'LIMIT', 0, SCAN)) do
     local at, id = ready_at(user, receiver)
     if at and at <= now then
       take(user, receiver, id)
-      took = true
+      took, turns = true, turns + 1
       at = ready_at(user, receiver)
     end
     if at then
-      redis.call('ZADD', lanes, int(math.max(at, now)), receiver)
+      redis.call('ZADD', lanes, string.format('%.4f', math.max(at, now + turns / 10000)), receiver)
     else
       redis.call('ZREM', lanes, receiver)
     end
