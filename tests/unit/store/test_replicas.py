@@ -76,9 +76,8 @@ def test_what_no_replica_has_is_not_acknowledged(tmp_path: Path) -> None:
         for refused in (batch[:1], batch):
             with pytest.raises(UnavailableError, match="0 of 1 replicas"):
                 store.submit(USER, refused)
-        assert len(store.page(USER, Filter()).jobs) == 7, (
-            "what was not confirmed has happened, and can be repeated"
-        )
+        # What was not confirmed has happened, and can be repeated.
+        assert len(store.page(USER, Filter()).jobs) == 7
         with servers.primary.client() as client:
             wait_until(lambda: client.info("replication")["connected_slaves"] == 0, "the replica is missed")
         assert any("KELPIE_WAIT_REPLICAS" in warning for warning in store.check())

@@ -68,7 +68,7 @@ local function turn(user)
       at = ready_at(user, receiver)
     end
     if at then
-      redis.call('ZADD', lanes, string.format('%.4f', math.max(at, now + turns / 10000)), receiver)
+      redis.call('ZADD', lanes, string.format('%.3f', math.max(at, now + turns / 1000)), receiver)
     else
       redis.call('ZREM', lanes, receiver)
     end
