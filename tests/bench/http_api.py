@@ -2,7 +2,8 @@
 
     python -m tests.bench.http_api [--quick] [--rounds N] [--requests N] [--fsync always|everysec|no]
 
-The clients are raw sockets in one process; its share of a core is printed, so that one sees what is measured.
+The clients are raw sockets in one process. Beside rates and times stands what a request costs each side in
+µs of CPU, which says what a machine can do at best, also on one that is busy with other things.
 Goal of issue 3: at least 1,000 leases per second on 2 cores.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import statistics
 import sys
@@ -20,8 +20,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import redis
 
+from kelpie.embedded.processes import Server
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.job import MAX_BATCH
 from tests.api import ApiServer, ApiUser
@@ -41,9 +43,11 @@ class Measured:
     def __init__(self) -> None:
         self.rates: list[float] = []
         self.latencies_ms: list[float] = []
-        self.client_share = 0.0
+        self.cpu_us: dict[str, list[float]] = defaultdict(list)  # of a request, by who spent it
 
-    def run(self, wire: Wire, requests: Sequence[bytes], *, each: int = 1, answered: Answered) -> None:
+    def run(
+        self, wire: Wire, requests: Sequence[bytes], sides: Sides, *, each: int = 1, answered: Answered
+    ) -> None:
         """Send the requests, ``each`` of which is that many pieces of work."""
         left = iter(requests)
 
@@ -53,11 +57,29 @@ class Measured:
             self.latencies_ms.append(connection.latency_s * 1e3)
             answered(connection, status, body)
 
-        start, busy = time.perf_counter(), time.process_time()
+        start, before = time.perf_counter(), sides.spent_s()
         wire.drive(lambda connection: next(left, None), take)
-        seconds = time.perf_counter() - start
-        self.client_share = (time.process_time() - busy) / seconds
-        self.rates.append(each * len(requests) / seconds)
+        self.rates.append(each * len(requests) / (time.perf_counter() - start))
+        for side, seconds in sides.spent_s().items():
+            self.cpu_us[side].append((seconds - before[side]) * 1e6 / len(requests))
+
+
+class Sides:
+    """The processes that have part in a request: ours, the API's, the broker's."""
+
+    def __init__(self, server: Server, broker: Server) -> None:
+        self._sides = {
+            "client": [psutil.Process()],
+            "api": psutil.Process(server.pid).children(recursive=True),
+            "valkey": [psutil.Process(broker.pid), *psutil.Process(broker.pid).children(recursive=True)],
+        }
+
+    def spent_s(self) -> dict[str, float]:
+        """Seconds of CPU of each so far."""
+        return {
+            side: sum(sum(process.cpu_times()[:2]) for process in processes)
+            for side, processes in self._sides.items()
+        }
 
 
 Table = dict[tuple[str, int], Measured]
@@ -80,14 +102,15 @@ def main(arguments: Sequence[str]) -> None:
         server = stack.enter_context(ApiServer(broker.url, folder / "api", KELPIE_LOG_LEVEL="warning"))
         announce(f"HTTP: {requests} requests per measurement, {rounds} round(s), 2 API workers", client)
         user = server.new_user()
+        sides = Sides(server, broker)
         for _ in range(rounds):
             for clients in CLIENTS:
-                one_round(table, user, clients, requests)
+                one_round(table, user, sides, clients, requests)
     show(table)
     print(f"   load afterwards {load()}\n", flush=True)
 
 
-def one_round(table: Table, user: ApiUser, clients: int, requests: int) -> None:
+def one_round(table: Table, user: ApiUser, sides: Sides, clients: int, requests: int) -> None:
     """Every kind of request: jobs are submitted, leased, kept and completed."""
     wire = Wire(user.server.port, user.key, clients)
     leases: list[tuple[str, bytes]] = []  # a job's id, and what its holder reports
@@ -102,7 +125,7 @@ def one_round(table: Table, user: ApiUser, clients: int, requests: int) -> None:
         leases.append((job["id"], json.dumps(report).encode()))
 
     def run(kind: str, sent: Sequence[bytes], each: int = 1, answered: Answered = ignore) -> None:
-        table[kind, clients].run(wire, sent, each=each, answered=answered)
+        table[kind, clients].run(wire, sent, sides, each=each, answered=answered)
 
     try:
         submit = wire.request("POST", "/jobs", job_body())
@@ -120,7 +143,7 @@ def one_round(table: Table, user: ApiUser, clients: int, requests: int) -> None:
         run("completed", [wire.request("POST", f"/jobs/{job_id}/completed", r) for job_id, r in leases])
         run("GET one job", [wire.request("GET", f"/jobs/{job_id}") for job_id, _ in leases])
         user.ok("DELETE", f"/jobs/container-groups/{GROUP}")
-        run("lease, no job there", list(itertools.islice(polls, requests)))
+        run("lease, no job there", polls)
     finally:
         wire.close()
 
@@ -131,12 +154,16 @@ def ignore(connection: Connection, status: int, body: bytes) -> None:
 
 def show(table: Table) -> None:
     """A row per kind of request."""
-    print(f"{'':24} {'clients':>8} {'per s':>9} {'noise':>7} {'p50 ms':>8} {'p99 ms':>8} {'client':>8}")
+    print(
+        f"{'':24} {'clients':>8} {'per s':>9} {'noise':>7} {'p50 ms':>8} {'p99 ms':>8}   "
+        f"{'CPU µs: api':>12} {'valkey':>8} {'client':>8}"
+    )
     for (kind, clients), measured in sorted(table.items(), key=lambda entry: entry[0][1]):
+        cpu = {side: statistics.median(found) for side, found in measured.cpu_us.items()}
         print(
             f"{kind:24} {clients:>8} {statistics.median(measured.rates):>9,.0f} {spread(measured.rates):>7} "
             f"{percentile(measured.latencies_ms, 0.5):>8.2f} {percentile(measured.latencies_ms, 0.99):>8.2f} "
-            f"{measured.client_share:>7.0%}"
+            f"  {cpu['api']:>12,.0f} {cpu['valkey']:>8,.0f} {cpu['client']:>8,.0f}"
         )
     best = statistics.median(table["lease", max(CLIENTS)].rates)
     print(f"   leases/s with {max(CLIENTS)} clients: {best:,.0f} (goal: {LEASE_GOAL_PER_S:,})")

@@ -1,4 +1,4 @@
-"""The leanest HTTP client that keeps thousands of connections busy, so that the server is what is measured."""
+"""The leanest HTTP client to keep thousands of connections busy, so that the server is what is measured."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ class Wire:
     """Connections to one API, each with at most one request on its way."""
 
     def __init__(self, port: int, key: str, count: int) -> None:
-        self._port = port
         self._head = f"HTTP/1.1\r\nHost: {LOOPBACK}\r\nX-Kelpie-Key: {key}\r\n"
-        self.connections = [Connection(self._connect(), number) for number in range(count)]
-
-    def _connect(self) -> socket.socket:
-        client = socket.create_connection((LOOPBACK, self._port), timeout=30)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return client
+        self.connections = [Connection(port, number) for number in range(count)]
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
         """The bytes of a request. ``body`` is JSON already (bytes), or becomes it."""
@@ -63,14 +57,19 @@ class Wire:
     def close(self) -> None:
         """Close every connection."""
         for connection in self.connections:
-            connection.socket.close()
+            if connection.socket is not None:
+                connection.socket.close()
 
 
 class Connection:
-    """One connection. ``latency_s`` is how long its last request took."""
+    """One connection, made at its first request. ``latency_s`` is how long the last one took.
 
-    def __init__(self, client: socket.socket, number: int) -> None:
-        self.socket = client
+    Idle connections made beforehand would all be taken by one process of the API: the one that wakes first.
+    """
+
+    def __init__(self, port: int, number: int) -> None:
+        self._port = port
+        self.socket: socket.socket | None = None
         self.number = number
         self.selector: selectors.BaseSelector | None = None
         self.latency_s = 0.0
@@ -82,9 +81,12 @@ class Connection:
         """Send a request; None: be idle from now on. Returns how many requests are on their way."""
         assert self.selector is not None
         if request is None:
-            if self.socket in self.selector.get_map():
+            if self.socket is not None and self.socket in self.selector.get_map():
                 self.selector.unregister(self.socket)
             return 0
+        if self.socket is None:
+            self.socket = socket.create_connection((LOOPBACK, self._port), timeout=30)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.socket not in self.selector.get_map():
             self.selector.register(self.socket, selectors.EVENT_READ, self)
         self._sent = time.perf_counter()
@@ -93,6 +95,7 @@ class Connection:
 
     def receive(self) -> tuple[int, bytes] | None:
         """Status and body of the reply, once it is complete."""
+        assert self.socket is not None
         chunk = self.socket.recv(1 << 20)
         if not chunk:
             raise RuntimeError("the server closed a connection in the middle of a request")

@@ -4,9 +4,9 @@
 
 Each peer as it comes: RQ's SimpleWorker does one job at a time, Dramatiq eight, in threads, and fetches
 ahead; BullMQ one and, apart, eight. Kelpie is held against each with as many nodes per process as that one
-has jobs at a time. A dequeue is a job of nothing taken *and* acknowledged: for Kelpie a lease and a completion,
-two round trips. Every round measures everybody before the next round begins, so that noise meets all alike; the
-middle round counts, and the spread is printed.
+has jobs at a time. A dequeue is a job of nothing taken *and* acknowledged: for Kelpie a lease and a
+completion, two round trips. Every round measures everybody before the next round begins, so that noise meets
+all alike; the middle round counts, and the spread is printed.
 """
 
 from __future__ import annotations
