@@ -32,6 +32,7 @@ from tests.waiting import wait_until
 
 USER = "11111111-1111-4111-8111-111111111111"
 FILLERS = 2
+FILL_TIMEOUT_S = 900.0
 LEASES = 1000
 PAGES = 15
 LEASE_GOAL_US, GROWTH_GOAL, BYTES_GOAL, SCRIPT_GOAL_MS = 150, 3, 500, 10
@@ -93,7 +94,7 @@ def grown(store: Store, url: str, size: int, bans: int) -> Row:
         [sys.executable, "-m", "tests.bench.scale", "--fill", url, str(first), str(min(share, size - first))]
         for first in range(0, size, share)
     ]
-    with crew(members) as fillers:
+    with crew(members, timeout_s=FILL_TIMEOUT_S) as fillers:
         fillers.rate(size)
     per_job = (used_bytes(store) - empty) / size
     print(f"   {size:,} jobs submitted in {time.perf_counter() - start:.0f} s", flush=True)

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> None:
         "--fsync", default="always,everysec", help="what to measure with, separated by commas"
     )
     chosen = parser.parse_args(arguments)
-    rounds, jobs = (1, 200) if chosen.quick else (chosen.rounds, chosen.jobs)
+    rounds, jobs, workers = (1, 100, (2,)) if chosen.quick else (chosen.rounds, chosen.jobs, WORKERS)
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         peers = [KELPIE, KELPIE_TOGETHER, RQ]
@@ -128,15 +128,17 @@ def main(arguments: Sequence[str]) -> None:
             with ValkeyServer(folder / fsync, appendfsync=fsync) as server:
                 with contextlib.closing(redis.Redis.from_url(server.url)) as client:
                     announce(f"peers: {jobs} jobs per measurement, {rounds} round(s)", client)
-                    show(peers, measure(peers, client, server.url, rounds, jobs))
+                    show(peers, workers, measure(peers, workers, client, server.url, rounds, jobs))
                 print(f"   load afterwards {load()}\n", flush=True)
 
 
-def measure(peers: Sequence[Peer], client: redis.Redis, url: str, rounds: int, jobs: int) -> Rates:
+def measure(
+    peers: Sequence[Peer], numbers: Sequence[int], client: redis.Redis, url: str, rounds: int, jobs: int
+) -> Rates:
     """Everybody in every role, round after round."""
     rates: Rates = defaultdict(list)
     for _ in range(rounds):
-        for workers in WORKERS:
+        for workers in numbers:
             for role in ROLES:
                 for peer in peers:
                     if role in peer.roles:
@@ -144,10 +146,10 @@ def measure(peers: Sequence[Peer], client: redis.Redis, url: str, rounds: int, j
     return rates
 
 
-def show(peers: Sequence[Peer], rates: Rates) -> None:
+def show(peers: Sequence[Peer], numbers: Sequence[int], rates: Rates) -> None:
     """The medians, how far the rounds were apart, and what Kelpie does for each job of a peer's."""
     middle = {what: statistics.median(found) for what, found in rates.items()}
-    for workers in WORKERS:
+    for workers in numbers:
         print(f"{f'{workers} process(es), jobs/s':22}" + "".join(f"{peer.name:>16}" for peer in peers))
         for role in ROLES:
             cells, ratios = [], []
