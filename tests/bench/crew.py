@@ -1,7 +1,8 @@
 """Several processes that begin a measured piece of work at the same moment.
 
 A member is a program that connects, prints ``ready``, waits for a line, works, and prints one JSON object:
-``done`` (pieces of work), ``start`` and ``end`` (seconds of CLOCK_MONOTONIC, which all processes share).
+``done`` (pieces of work), ``start`` and ``end`` (seconds of CLOCK_MONOTONIC, which all processes share), and
+``cpu`` (seconds that it computed meanwhile).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def member(work: Callable[[], int]) -> None:
     sys.stdout = sys.stderr  # what libraries print is not for the leader
     print("ready", file=report, flush=True)
     sys.stdin.readline()
-    start = time.monotonic()
+    start, spent = time.monotonic(), time.process_time()
     done = work()
-    answer = {"done": done, "start": start, "end": time.monotonic()}
+    answer = {"done": done, "start": start, "end": time.monotonic(), "cpu": time.process_time() - spent}
     print(json.dumps(answer), file=report, flush=True)
 
 
@@ -50,18 +51,18 @@ class Crew:
         """What each of them reports when it is done."""
         return [json.loads(_line(process)) for process in self._members]
 
-    def rate(self, expected: int | None = None) -> float:
-        """Pieces of work per second of all of them, from the first start to the last end.
+    def rate(self, expected: int) -> tuple[float, float]:
+        """Pieces of work per second, from the first start to the last end, and CPU µs of each piece.
 
         RuntimeError when they did more or less than ``expected`` together.
         """
         self.go()
         answers = self.answers()
         done = sum(answer["done"] for answer in answers)
-        if expected not in (None, done):
+        if done != expected:
             raise RuntimeError(f"{self._members[0].args!r}: {done} done instead of {expected}")
         seconds = max(answer["end"] for answer in answers) - min(answer["start"] for answer in answers)
-        return float(done / seconds)
+        return done / seconds, sum(answer["cpu"] for answer in answers) * 1e6 / done
 
 
 @contextlib.contextmanager

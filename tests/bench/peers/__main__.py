@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import redis
 
 from kelpie.embedded.valkey import ValkeyServer
@@ -34,8 +35,18 @@ HERE = Path(__file__).parent
 WORKERS = (1, 4)
 ROLES = ("enqueue", "bulk", "dequeue", "lease")
 
-Rates = dict[tuple[str, str, int], list[float]]
-"""Jobs per second of each round, by peer, role and number of processes."""
+
+@dataclass(frozen=True)
+class Seen:
+    """One measurement: jobs per second, and what each job cost the clients and the server in µs of CPU."""
+
+    rate: float
+    client_us: float
+    server_us: float
+
+
+Rounds = dict[tuple[str, str, int], list[Seen]]
+"""What was seen in each round, by peer, role and number of processes."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +61,29 @@ class Peer:
     more: tuple[str, ...] = ()
     cwd: Path | None = None
 
-    def rate(self, client: redis.Redis, url: str, role: str, workers: int, jobs: int) -> float:
-        """Jobs per second of that many processes in one role, on an empty server."""
-        client.flushall()
+    def run(self, server: ValkeyServer, role: str, workers: int, jobs: int) -> Seen:
+        """That many processes in one role, on an empty server."""
+        with contextlib.closing(redis.Redis.from_url(server.url)) as client:
+            client.flushall()
+        url = server.url
         taking = role in ("dequeue", "lease")
         if taking:
             with crew([self._command(self.filler, url, jobs)], cwd=self.cwd) as one:
-                one.rate()
+                one.rate(jobs)
         each = jobs if taking else jobs // workers
         with crew([self._command(role, url, each)] * workers, cwd=self.cwd) as all_of_them:
-            return all_of_them.rate(jobs if taking else each * workers)
+            before = server_cpu_s(server)
+            rate, client_us = all_of_them.rate(jobs if taking else each * workers)
+            return Seen(rate, client_us, (server_cpu_s(server) - before) * 1e6 / jobs)
 
     def _command(self, role: str, url: str, count: int) -> list[str]:
         return [*self.argv, role, url, str(count), *self.more]
+
+
+def server_cpu_s(server: ValkeyServer) -> float:
+    """Seconds of CPU that the server has used."""
+    times = psutil.Process(server.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def python(module: str) -> tuple[str, ...]:
@@ -128,42 +149,50 @@ def main(arguments: Sequence[str]) -> None:
             with ValkeyServer(folder / fsync, appendfsync=fsync) as server:
                 with contextlib.closing(redis.Redis.from_url(server.url)) as client:
                     announce(f"peers: {jobs} jobs per measurement, {rounds} round(s)", client)
-                    show(peers, workers, measure(peers, workers, client, server.url, rounds, jobs))
+                    show(peers, workers, measure(peers, workers, server, rounds, jobs))
                 print(f"   load afterwards {load()}\n", flush=True)
 
 
 def measure(
-    peers: Sequence[Peer], numbers: Sequence[int], client: redis.Redis, url: str, rounds: int, jobs: int
-) -> Rates:
+    peers: Sequence[Peer], numbers: Sequence[int], server: ValkeyServer, rounds: int, jobs: int
+) -> Rounds:
     """Everybody in every role, round after round."""
-    rates: Rates = defaultdict(list)
+    seen: Rounds = defaultdict(list)
     for _ in range(rounds):
         for workers in numbers:
             for role in ROLES:
                 for peer in peers:
                     if role in peer.roles:
-                        rates[peer.name, role, workers].append(peer.rate(client, url, role, workers, jobs))
-    return rates
+                        seen[peer.name, role, workers].append(peer.run(server, role, workers, jobs))
+    return seen
 
 
-def show(peers: Sequence[Peer], numbers: Sequence[int], rates: Rates) -> None:
+def show(peers: Sequence[Peer], numbers: Sequence[int], seen: Rounds) -> None:
     """The medians, how far the rounds were apart, and what Kelpie does for each job of a peer's."""
-    middle = {what: statistics.median(found) for what, found in rates.items()}
     for workers in numbers:
         print(f"{f'{workers} process(es), jobs/s':22}" + "".join(f"{peer.name:>16}" for peer in peers))
         for role in ROLES:
-            cells, ratios = [], []
+            rows: dict[str, list[str]] = {"": [], "  Kelpie ÷ this": [], "  CPU µs, client+server": []}
             for peer in peers:
-                theirs = middle.get((peer.name, role, workers))
+                found = seen.get((peer.name, role, workers))
                 like = KELPIE if peer.at_once == 1 or role not in KELPIE_TOGETHER.roles else KELPIE_TOGETHER
-                ours = middle[like.name, role, workers]
-                noise = spread(rates.get((peer.name, role, workers), []))
-                cells.append("–" if theirs is None else f"{theirs:,.0f} {noise:>6}")
-                is_ours = peer in (KELPIE, KELPIE_TOGETHER)
-                ratios.append("" if theirs is None or is_ours else f"{ours / theirs:.2f}       ")
-            print(f"{role:22}" + "".join(f"{cell:>16}" for cell in cells))
-            if any(ratios):
-                print(f"{'  Kelpie ÷ this':22}" + "".join(f"{ratio:>16}" for ratio in ratios))
+                cells = ["–", "", ""] if found is None else _cells(found, seen[like.name, role, workers])
+                if peer in (KELPIE, KELPIE_TOGETHER):
+                    cells[1] = ""
+                for row, cell in zip(rows.values(), cells, strict=True):
+                    row.append(cell)
+            for what, row in rows.items():
+                if any(row):
+                    print(f"{what or role:22}" + "".join(f"{cell:>16}" for cell in row))
+
+
+def _cells(found: Sequence[Seen], ours: Sequence[Seen]) -> list[str]:
+    rates = [seen.rate for seen in found]
+    middle = statistics.median(rates)
+    client = statistics.median(seen.client_us for seen in found)
+    server = statistics.median(seen.server_us for seen in found)
+    ratio = statistics.median(seen.rate for seen in ours) / middle
+    return [f"{middle:,.0f} {spread(rates):>6}", f"{ratio:.2f}       ", f"{client:.0f}+{server:.0f}       "]
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ if (role === 'dequeue') {
 console.log('ready');
 await new Promise((resolve) => { createInterface({ input: process.stdin }).once('line', resolve); });
 const start = now();
+const spent = process.cpuUsage();
 const answer = role === 'dequeue' ? await dequeue(worker) : await { enqueue, bulk }[role]();
-console.log(JSON.stringify({ start, ...answer }));
+const { user, system } = process.cpuUsage(spent);
+console.log(JSON.stringify({ start, cpu: (user + system) / 1e6, ...answer }));
 process.exit(0);
