@@ -26,7 +26,7 @@ from kelpie.job import MAX_BATCH, Holder, JobSpec, JobStatus, Outcome
 from kelpie.store import Filter, Store
 from tests.bench.crew import crew, member
 from tests.bench.figures import announce, load
-from tests.bench.script_times import LongCalls, mean_us
+from tests.bench.script_times import LongCalls, cpu_of, mean_us
 from tests.factories import GROUP, spec
 from tests.waiting import wait_until
 
@@ -94,7 +94,8 @@ def grown(store: Store, url: str, size: int, bans: int) -> Row:
         [sys.executable, "-m", "tests.bench.scale", "--fill", url, str(first), str(min(share, size - first))]
         for first in range(0, size, share)
     ]
-    with crew(members, timeout_s=FILL_TIMEOUT_S) as fillers:
+    what = f"submit of up to {MAX_BATCH:,} jobs"
+    with crew(members, timeout_s=FILL_TIMEOUT_S) as fillers, cpu_of(store.redis, what):
         fillers.rate(size)
     per_job = (used_bytes(store) - empty) / size
     print(f"   {size:,} jobs submitted in {time.perf_counter() - start:.0f} s", flush=True)
@@ -195,14 +196,18 @@ def at_once(store: Store, crowd: int, beat_s: int) -> None:
     for job_id, secret in lease(store, "ended", "node", crowd):
         store.finish(job_id, Holder("node", secret), Outcome.COMPLETED)
     lease(store, "expiring", "node", crowd)
-    reaped(store, "expiring", crowd)
-    store.clear_group(USER, "cleared")
+    with cpu_of(store.redis, "reap"):
+        reaped(store, "expiring", crowd)
+    with cpu_of(store.redis, "clear"):
+        store.clear_group(USER, "cleared")
     ended = store.find_queue(USER, "ended")
     assert ended is not None
-    gone = store.expire(ended, int(time.time() * 1000) + 60_000)
+    with cpu_of(store.redis, "expire"):
+        gone = store.expire(ended, int(time.time() * 1000) + 60_000)
     if gone != crowd:
         raise RuntimeError(f"{gone} of {crowd} jobs were retired")
-    store.purge_all()
+    with cpu_of(store.redis, "purge_queue"):
+        store.purge_all()
 
 
 def reaped(store: Store, group: str, count: int) -> None:

@@ -129,10 +129,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few jobs, one round, no BullMQ: does it run?")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=3000, help="per measurement")
-    parser.add_argument(
-        "--fsync", default="always,everysec", help="what to measure with, separated by commas"
-    )
+    parser.add_argument("--jobs", type=int, default=2000, help="per measurement")
+    parser.add_argument("--fsync", default="everysec", help="what to measure with, separated by commas")
     chosen = parser.parse_args(arguments)
     rounds, jobs, workers = (1, 100, (2,)) if chosen.quick else (chosen.rounds, chosen.jobs, WORKERS)
     with tempfile.TemporaryDirectory() as text:
