@@ -24,8 +24,9 @@ docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
 	$(BIN)/python docs/metrics_reference.py
 
-bench: $(VENV)/dev.done  ## Print the benchmarks' figures
-	for name in lease latency worker_memory; do $(BIN)/python -m tests.bench.$$name || exit 1; done
+bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
+	for name in peers http_api scale polls latency worker_memory; do \
+	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml
@@ -35,7 +36,8 @@ $(VENV)/%.done: %.lock pyproject.toml
 	touch $@
 
 lock:  ## Resolve the dependencies anew (needs uv)
-	for name in demo dev; do uv pip compile --quiet pyproject.toml --extra $$name --group pyproject.toml:build \
+	for name in demo dev bench; do uv pip compile --quiet pyproject.toml --group pyproject.toml:build \
+	  $$([ $$name = bench ] && echo --extra dev --group pyproject.toml:bench || echo --extra $$name) \
 	  --python-version 3.11 --universal --upgrade --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --output-file $$name.lock || exit 1; done
 
