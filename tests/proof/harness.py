@@ -21,7 +21,7 @@ from kelpie.store.keys import WAKE_CHANNEL, QueueKeys
 from kelpie.store.registry import Place, Registry
 from kelpie.store.leases import REAP_LIMIT, REAP_LIMIT_IN_LEASE
 from tests.factories import spec
-from tests.proof.model import Caller, Clock, Grant, Model, ModelEvent, ModelJob, NewJob, Report, Secret
+from tests.proof.model import Caller, Clock, Grant, Model, ModelEvent, ModelJob, NewJob, Report, Shown
 from tests.proof.virtual import START_MS, Client, VirtualScripts
 
 USER = "11111111-1111-4111-8111-111111111111"
@@ -104,7 +104,7 @@ class Harness:
         self.nodes = list(nodes)
         self.clock = Clock(START_MS)
         self.queues = {group: QueueUnderTest(group, Model(self.clock)) for group in groups}
-        self.secrets: dict[str, Secret] = {}  # of every lease ever granted
+        self.shown: dict[str, Shown] = {}  # what every lease ever granted stands for
         self.homes: dict[str, QueueUnderTest] = {}  # of every job ever submitted
         self._reports = itertools.count()
         self._dump = client.register_script(DUMP)
@@ -159,7 +159,7 @@ class Harness:
             job = lease.job
             told = Grant(job.id, job.attempt, lease.fence, lease.expires)
             _same("the leased job's node and status", (job.machine_id, job.status), (node, "running"))
-            self.secrets[lease.secret] = secret
+            self.shown[lease.secret] = (lease.fence, secret)
         _same(f"lease for {node}", told, expected)
         return lease
 
@@ -302,7 +302,7 @@ class Harness:
     def _caller(self, holder: Holder) -> Caller:
         return Caller(
             node=holder.node,
-            secret=None if holder.lease is None else self.secrets.get(holder.lease),
+            lease=None if holder.lease is None else self.shown.get(holder.lease),
             shows_lease=holder.lease is not None,
             by_hand=next(self._reports) if holder.may_report_unheld else None,
         )

@@ -22,6 +22,9 @@ COUNTED_AFTER = 0.75
 Secret = tuple[str, str]
 """A lease's secret: it is made of the node and its request id, so the model knows it by these."""
 
+Shown = tuple[int, Secret]
+"""A lease as its holder shows it: fencing token and secret. A poll that is repeated late has the secret of before."""
+
 NewJob = tuple[str, int, int, int]
 """Job id, priority, max_failures, lease time in ms."""
 
@@ -50,7 +53,7 @@ class Caller:
     """Who sends a heartbeat or a report: judged by the lease that it shows, else by the name of its node."""
 
     node: str
-    secret: Secret | None = None
+    lease: Shown | None = None
     shows_lease: bool = False
     by_hand: int | None = None  # a user may report on a job that nobody holds: the number of his report
 
@@ -193,8 +196,6 @@ class Model:
         if not waiting:
             return None
         job = waiting[0]
-        if job.secret == secret:  # a secret must not speak for two attempts
-            raise LeaseLostError("", reason="closed")
         if job.state:
             self._close(job, Outcome.INTERRUPTED, job.expired)
         if job.status is JobStatus.PENDING:
@@ -317,7 +318,9 @@ class Model:
     def _speaks_for(self, caller: Caller, job: ModelJob) -> bool:
         if job.attempt == 0:
             return False
-        return caller.secret == job.secret if caller.shows_lease else caller.node == job.node
+        if caller.shows_lease:
+            return caller.lease is not None and caller.lease == (job.fence, job.secret)
+        return caller.node == job.node
 
     def _refusal(self, caller: Caller, job: ModelJob) -> str:
         if caller.shows_lease:

@@ -57,11 +57,6 @@ reap(reap_limit)
 local id = first_allowed()
 if id then
   local job = read_job(id)
-  -- A request id that was used up on this job: its secret must not speak for two attempts.
-  if job.secret == secret then
-    announce()
-    return lease_lost('closed')
-  end
   if job.attempt_state == 'expired' then close_attempt(job, 'interrupted', job.expired) end
   -- Strictly increasing even when a failover lost the last writes.
   local fence = int(math.max(tonumber(redis.call('HGET', META, 'fence') or '0') + 1, wall_us))

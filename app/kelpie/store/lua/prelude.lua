@@ -202,15 +202,16 @@ local function reap(limit)
 end
 
 -- Whether the caller speaks for the last attempt: by the lease that it shows, else by its node's name.
-local function speaks_for(job, secret, node)
+-- The secret alone would not do: a poll that comes once more when its attempt is long over has the same one.
+local function speaks_for(job, lease, node)
   if job.attempt == 0 then return false end
-  if secret ~= '' then return secret == job.secret end
+  if lease ~= '' then return lease == job.fence .. '.' .. job.secret end
   return node == job.node
 end
 
 -- Why a caller that does not speak for the last attempt is refused, in one word.
-local function refusal(job, secret, node)
-  if secret ~= '' then return job.attempt > 1 and 'superseded' or 'not_holder' end
+local function refusal(job, lease, node)
+  if lease ~= '' then return job.attempt > 1 and 'superseded' or 'not_holder' end
   local records = redis.call('LRANGE', attempts_key(job.id), 0, -1)
   for _, record in ipairs(records) do
     if cjson.decode(record).node == node then return 'superseded' end
