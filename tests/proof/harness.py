@@ -1,7 +1,7 @@
 """The store and its model side by side: each command goes to both, and the answers must agree.
 
 :meth:`Harness.check` reads everything back from the server in one round trip and compares it with the model.
-Whoever drives the store at random — the hypothesis machine, the walk, the simulated fleet — does it from here.
+Whoever drives the store at random — the hypothesis machine, the walk, the simulated fleet — does it here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kelpie.errors import ConflictError, LeaseLostError, NotFoundError
 from kelpie.job import Attempt, HeartbeatReply, Holder, Job, JobSpec, JobStatus, Lease, Outcome
 from kelpie.store import Store, codec
 from kelpie.store.keys import WAKE_CHANNEL, QueueKeys
-from kelpie.store.registry import Place, Registry
 from kelpie.store.leases import REAP_LIMIT, REAP_LIMIT_IN_LEASE
+from kelpie.store.registry import Place, Registry
 from tests.factories import spec
 from tests.proof.model import Caller, Clock, Grant, Model, ModelEvent, ModelJob, NewJob, Report, Shown
 from tests.proof.virtual import START_MS, Client, VirtualScripts
@@ -40,7 +40,8 @@ for i, key in ipairs(nodes) do bans[i] = pairs_of(key) end
 local indexes = {}
 for i, key in ipairs(keys.indexes) do indexes[i] = redis.call('ZRANGE', key, 0, -1) end
 local found = {cjson.encode({
-  redis.call('ZRANGE', keys.waiting, 0, -1), pairs_of(keys.leased), redis.call('HVALS', keys.grants), indexes, bans,
+  redis.call('ZRANGE', keys.waiting, 0, -1), pairs_of(keys.leased), redis.call('HVALS', keys.grants), indexes,
+  bans,
   redis.call('XRANGE', keys.events, ARGV[4], '+'), redis.call('LRANGE', keys.published, 0, -1),
 })}
 for i, job in ipairs(jobs) do
@@ -203,7 +204,7 @@ class Harness:
         """Deletes a job."""
         model = self.homes[job_id].model
         found = self._real(lambda: self.store.purge(job_id), sends)
-        # The store looks before it deletes, so a repeat of the script itself finds nothing and changes nothing.
+        # The store looks before it deletes, so a repeat of the script itself changes nothing.
         _same("purge", found, _model(lambda: model.purge(job_id), 1))
         return found
 

@@ -23,7 +23,7 @@ Secret = tuple[str, str]
 """A lease's secret: it is made of the node and its request id, so the model knows it by these."""
 
 Shown = tuple[int, Secret]
-"""A lease as its holder shows it: fencing token and secret. A poll that is repeated late has the secret of before."""
+"""A lease as its holder shows it: fencing token and secret. A repeated poll has the same secret again."""
 
 NewJob = tuple[str, int, int, int]
 """Job id, priority, max_failures, lease time in ms."""
@@ -237,7 +237,7 @@ class Model:
         exit_code: int | None = None,
         reason: str | None = None,
     ) -> Report:
-        """How an attempt ended, said by its holder; or how a job ended that nobody holds, said by its owner."""
+        """How an attempt ended, says its holder; or how a job ended that nobody holds, says its owner."""
         self._tick()
         job = self._known(job_id)
         if caller.by_hand is not None and caller.by_hand == job.by_hand:  # the reply to it was lost

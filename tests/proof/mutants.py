@@ -4,7 +4,7 @@
 
 A mutant is caught when the walk disagrees with the model, or else when a test of the store fails. One that is
 not caught must be listed in EQUIVALENT with the reason why it changes nothing that anybody could notice;
-anything else is a hole in the tests, and the exit code is 1. ``--sample`` takes that many at random, ``--all``
+anything else is a hole in the tests, and the exit code is 1. ``--sample`` takes so many at random; ``--all``
 prints the caught ones too.
 """
 
@@ -41,7 +41,9 @@ from tests.proof.walk import plan_of, run_plan
 WALKS = 60
 STEPS = 200
 ANSWER_TIMEOUT_S = 3.0  # far longer than any script; a mutant may loop for ever
-WALK_TIMEOUT_S = 20  # of one seed, which takes a quarter of a second; a mutant may make the store repeat for ever
+WALK_TIMEOUT_S = (
+    20  # of one seed, which takes a quarter of a second; a mutant may make the store repeat for ever
+)
 STORE_TESTS_TIMEOUT_S = 180
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,8 +61,9 @@ class Verdict:
 class Judge:
     """Tries mutants on a Valkey of its own."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, walks: int = WALKS) -> None:
         self._directory = Path(directory)
+        self._walks = walks
         self._started = 0
         self._server: ValkeyServer | None = None
 
@@ -92,7 +95,7 @@ class Judge:
     def _walk(self, script: str, text: str) -> tuple[str, str]:
         client = make_client(self._url(), answer_timeout_s=ANSWER_TIMEOUT_S)
         try:
-            for seed in range(WALKS):
+            for seed in range(self._walks):
                 plan = plan_of(seed, STEPS)
                 plan.checked_every = 1
                 with at_most(WALK_TIMEOUT_S):
@@ -200,7 +203,10 @@ def main(arguments: Sequence[str]) -> int:
     for verdict in verdicts(mutants, processes=options.processes, store_tests=not options.walk_only):
         fates[verdict.fate] += 1
         if options.all or verdict.fate == "survived":
-            print(f"{verdict.fate:10} {verdict.took_s:6.1f} s  {verdict.mutant.name}  {verdict.detail}", flush=True)
+            print(
+                f"{verdict.fate:10} {verdict.took_s:6.1f} s  {verdict.mutant.name}  {verdict.detail}",
+                flush=True,
+            )
     print(
         f"{len(mutants)} mutants in {time.monotonic() - started:.0f} s: {fates['walk']} caught by the walk, "
         f"{fates['tests']} by tests of the store, {fates['equivalent']} equivalent, "

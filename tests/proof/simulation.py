@@ -3,15 +3,15 @@
     python -m tests.proof.simulation [--seeds N] [--first-seed N] [--restarts]
     python -m tests.proof.simulation --seed N [--trace]      replay one seed
 
-Nodes lease, beat, work through the units of a job with a checkpoint after each, fail, drain. They crash and come
-back without memory, freeze past their lease and wake as zombies, are cut off. The network loses requests and
-replies, repeats and reorders them. Some nodes are old: they know no lease and poll without a request id. Users
-cancel, purge, and report by hand. The server forgets its scripts; with ``--restarts`` it is killed and comes
-back. Then all faults end and the fleet must finish every job.
+Nodes lease, beat, work through the units of a job with a checkpoint after each, fail, drain. They crash and
+come back without memory, freeze past their lease and wake as zombies, are cut off. The network loses requests
+and replies, repeats and reorders them. Some nodes are old: they know no lease and poll without a request id.
+Users cancel, purge, and report by hand. The server forgets its scripts; with ``--restarts`` it is killed and
+comes back. Then all faults end and the fleet must finish every job.
 
 Two judges watch. The model (through the harness) predicts each answer and everything that is kept. The
-:class:`Witness` knows no model: it sees only who was granted and who was believed, in order, and holds what the
-protocol promises.
+:class:`Witness` knows no model: it sees only who was granted and who was believed, in order, and holds what
+the protocol promises.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from unittest.mock import patch
 
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
-from kelpie.job import FAILURES, Holder, JobStatus, Lease, Outcome
+from kelpie.job import Holder, JobStatus, Lease, Outcome
 from kelpie.platform import relay as relay_module
 from kelpie.platform.relay import WEBHOOK_EVENTS, Relay
 from kelpie.platform.webhooks import Message
@@ -518,7 +518,7 @@ class World:
         self.faults.relay_trouble = 0.0
         while self.relay.tick():
             pass
-        self.witness.verify(self.store, [message for message in self.outbox.messages.values()], WEBHOOK_EVENTS)
+        self.witness.verify(self.store, list(self.outbox.messages.values()), WEBHOOK_EVENTS)
         for status, count in Counter(self.witness.statuses(self.store).values()).items():
             self.say(count, status)
 

@@ -1,8 +1,8 @@
 """The real scripts on the real server, in a world whose time and randomness the test owns.
 
-What a script asks of the server's clock is answered from the key ``virtual:clock``: TIME, how long a key still
-lives, the ids of stream entries; what it publishes is kept in a list. The scripts are not changed for it: a few lines in front of them stand
-between them and ``redis.call``.
+What a script asks of the server's clock is answered from the key ``virtual:clock``: TIME, how long a key
+still lives, the ids of stream entries. What it publishes is kept in a list. The scripts are not changed for it:
+a few lines in front of them stand between them and ``redis.call``.
 """
 
 from __future__ import annotations
@@ -171,7 +171,9 @@ def virtual(name: str, mutated: Mapping[str, str] | None = None) -> Script:
         script: Script = scripts.load.__wrapped__(name)
     flags, _, code = script.source.partition("\n")
     source = f"{flags}\n{PREAMBLE}{code}"
-    return replace(script, source=source, sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    return replace(
+        script, source=source, sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    )
 
 
 @contextmanager

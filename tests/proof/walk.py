@@ -296,7 +296,9 @@ def explain(client: Client, seed: int, steps: int = STEPS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Walks seeds on a Valkey of its own; 1 when one of them fails."""
-    parser = argparse.ArgumentParser(prog="python -m tests.proof.walk", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.proof.walk", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--seed", type=int, help="replay this one alone")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=400)

@@ -1,7 +1,7 @@
 """What can be seen from outside a store, without a model: who was granted what, and who was believed.
 
 Each method is called when the server has handled a message, in that order. What it sees must fit the promises
-of the protocol at that moment; :meth:`Witness.verify` compares the whole with what the store tells at the end.
+of the protocol at that moment; :meth:`Witness.verify` compares all of it with what the store says in the end.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Witness:
             assert seen.grants[-1].fence == lease.fence, "one request holds two attempts"
             assert seen.holder is not None, "a closed attempt was granted again"
             return
-        assert lease.secret not in {grant.secret for grant in seen.grants}, "one secret speaks for two attempts"
+        assert lease.secret not in {grant.secret for grant in seen.grants}, (
+            "one secret speaks for two attempts"
+        )
         assert lease.job.attempt == len(seen.grants) + 1, "an attempt number was left out or used twice"
         assert lease.fence > self._last_fence, "a fencing token went back"
         assert node not in seen.banned, f"{node} was granted a job that bans it"
@@ -83,7 +85,9 @@ class Witness:
             self.counts["stale messages refused"] += 1
             assert not self._is_holder(seen, lease, holder), "the holder was told to stop"
         else:
-            assert self._is_holder(seen, lease, holder), "two holders: one that was superseded was told to go on"
+            assert self._is_holder(seen, lease, holder), (
+                "two holders: one that was superseded was told to go on"
+            )
 
     def report(self, lease: Lease, holder: Holder, outcome: Outcome, reply: Any) -> None:
         """A report of a node was answered."""
@@ -96,8 +100,12 @@ class Witness:
         if not current:  # believed before, or it changes nothing
             if self._reported_before(seen, lease, holder, outcome):
                 return
-            assert holder.may_report_unheld, f"attempt {attempt} was believed although it does not hold the job"
-            assert lease.job.machine_id not in {g.job.machine_id for g in seen.grants}, "an old node was believed"
+            assert holder.may_report_unheld, (
+                f"attempt {attempt} was believed although it does not hold the job"
+            )
+            assert lease.job.machine_id not in {g.job.machine_id for g in seen.grants}, (
+                "an old node was believed"
+            )
             return
         attempt = seen.grants[-1].job.attempt
         seen.outcomes[attempt] = outcome
@@ -153,9 +161,7 @@ class Witness:
         if not seen.grants:
             return False
         last = seen.grants[-1]
-        same = (
-            last.job.machine_id == holder.node if holder.lease is None else last.secret == lease.secret
-        )
+        same = last.job.machine_id == holder.node if holder.lease is None else last.secret == lease.secret
         return same and seen.outcomes.get(last.job.attempt) is outcome
 
     # The end

@@ -78,9 +78,7 @@ class Protocol(RuleBasedStateMachine):
 
     @precondition(lambda self: self.granted)
     @rule(data=st.data(), by_lease=st.booleans(), user=st.booleans(), outcome=OUTCOMES, sends=SENDS)
-    def finish(
-        self, data: st.DataObject, by_lease: bool, user: bool, outcome: Outcome, sends: int
-    ) -> None:
+    def finish(self, data: st.DataObject, by_lease: bool, user: bool, outcome: Outcome, sends: int) -> None:
         lease = data.draw(st.sampled_from(self.granted))
         holder = self._holder(lease, by_lease, user)
         self.harness.finish(lease.job.id, holder, outcome, exit_code=1, sends=sends)
