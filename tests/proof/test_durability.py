@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,23 +23,19 @@ def compiler(request: pytest.FixtureRequest) -> None:
         pytest.skip("there is no C compiler: apt-get install gcc libc6-dev")
 
 
-def test_fifty_kills_lose_nothing_that_was_acknowledged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fifty_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, tell: Callable[[str], None]) -> None:
     losses = run(tmp_path, ROUNDS, power_cut=False)
-    with capsys.disabled():
-        print(f"\nSIGKILL: {losses}")
+    tell(f"SIGKILL: {losses}")
     assert (losses.rounds, losses.lost_jobs, losses.lost_completions) == (ROUNDS, 0, 0)
     assert losses.submitted >= ROUNDS
     assert losses.completed >= ROUNDS
 
 
 def test_fifty_power_cuts_lose_nothing_that_was_acknowledged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     losses = run(tmp_path, ROUNDS, power_cut=True)
-    with capsys.disabled():
-        print(f"\npower cut: {losses}")
+    tell(f"power cut: {losses}")
     assert (losses.rounds, losses.lost_jobs, losses.lost_completions) == (ROUNDS, 0, 0)
     assert losses.submitted >= ROUNDS
     assert losses.completed >= ROUNDS

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from kelpie.store.scripts import read_lua
 from tests.proof.mutants import Judge, all_mutants, stale_equivalents, verdicts
@@ -14,13 +13,11 @@ from tests.proof.mutation import Mutant, mutants_of
 SAMPLE = 12
 
 
-def test_a_sample_of_the_mutants_is_caught(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_of_the_mutants_is_caught(tell: Callable[[str], None]) -> None:
     sample = random.Random(2026).sample(all_mutants(), SAMPLE)
     found = list(verdicts(sample))
-    with capsys.disabled():
-        print()
-        for verdict in found:
-            print(f"mutant: {verdict.fate:10} {verdict.mutant.name}")
+    for verdict in found:
+        tell(f"mutant: {verdict.fate:10} {verdict.mutant.name}")
     assert [verdict.mutant.name for verdict in found if verdict.fate == "survived"] == []
     assert sum(verdict.fate in ("walk", "tests") for verdict in found) >= SAMPLE // 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,19 @@ RESTARTS = 12
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_thousand_fleets_lose_no_job_and_never_have_two_holders(
-    client: Client, part: int, capsys: pytest.CaptureFixture[str]
+    client: Client, part: int, tell: Callable[[str], None]
 ) -> None:
     seeds = range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS)
     totals = Totals()
     for seed in seeds:
         totals.add(_hold(client, seed))
-    with capsys.disabled():
-        print(f"\nsimulation: seeds {seeds[0]}…{seeds[-1]} hold. {totals}")
+    tell(f"simulation: seeds {seeds[0]}…{seeds[-1]} hold. {totals}")
     assert totals.seeds * PARTS >= SEEDS
     for what in ("completed", "app_failed", "interrupted", "released", "canceled", "stale messages refused"):
         assert totals.story[what] > 0, f"it never came to {what}: the simulation is too tame"
 
 
-def test_fleets_survive_the_death_of_their_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fleets_survive_the_death_of_their_server(tmp_path: Path, tell: Callable[[str], None]) -> None:
     totals = Totals()
     with ValkeyServer(tmp_path) as server:
         client = make_client(server.url)
@@ -38,8 +38,7 @@ def test_fleets_survive_the_death_of_their_server(tmp_path: Path, capsys: pytest
             world, _ = run_seed(client, seed, restart=restarting(server, client))
             totals.add(world)
         client.close()
-    with capsys.disabled():
-        print(f"\nsimulation: seeds {SEEDS}…{SEEDS + RESTARTS - 1} hold over restarts. {totals}")
+    tell(f"simulation: seeds {SEEDS}…{SEEDS + RESTARTS - 1} hold over restarts. {totals}")
     assert totals.story["restarts"] >= RESTARTS // 2
 
 

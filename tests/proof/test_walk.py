@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from kelpie.store.scripts import read_lua
@@ -15,7 +17,7 @@ PARTS = 4
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_hundred_thousand_random_steps_agree_with_the_model(
-    client: Client, part: int, capsys: pytest.CaptureFixture[str]
+    client: Client, part: int, tell: Callable[[str], None]
 ) -> None:
     seeds = range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS)
     steps = 0
@@ -24,8 +26,7 @@ def test_a_hundred_thousand_random_steps_agree_with_the_model(
             steps += run_seed(client, seed)
         except Exception:  # noqa: BLE001 - it is told
             pytest.fail(f"{explain(client, seed)}\nReplay it: python -m tests.proof.walk --seed {seed}")
-    with capsys.disabled():
-        print(f"\nwalk: seeds {seeds[0]}…{seeds[-1]}, {steps} steps agree with the model")
+    tell(f"walk: seeds {seeds[0]}…{seeds[-1]}, {steps} steps agree with the model")
     assert steps * PARTS >= 100_000
 
 

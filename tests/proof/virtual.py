@@ -1,8 +1,8 @@
 """The real scripts on the real server, in a world whose time and randomness the test owns.
 
 What a script asks of the server's clock is answered from the key ``virtual:clock``: TIME, how long a key
-still lives, the ids of stream entries. What it publishes is kept in a list. The scripts are not changed for it:
-a few lines in front of them stand between them and ``redis.call``.
+still lives, the ids of stream entries. What it publishes is kept in a list. The scripts are not changed for
+it: a few lines in front of them stand between them and ``redis.call``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -165,6 +166,32 @@ def test_the_lease_alone_is_judged_where_it_is_shown(sut: StoreUnderTest) -> Non
     reply = sut.store.finish(job.id, renamed, Outcome.APP_FAILED)
     assert reply.node_bans == 1
     assert sut.get(job).banned_nodes == ("node-1",)
+
+
+# Polls
+
+
+def test_a_poll_repeated_with_the_same_request_id_gets_the_same_lease_again(sut: StoreUnderTest) -> None:
+    sut.submit(2)
+    first = sut.lease("node-1", "a-request-id-1234567")
+    before = sut.state()
+    again = sut.lease("node-1", "a-request-id-1234567")
+    assert (again.job.id, again.job.attempt, again.secret, again.fence) == (
+        first.job.id,
+        first.job.attempt,
+        first.secret,
+        first.fence,
+    )
+    assert sut.state() == before
+
+
+def test_of_polls_at_once_each_gets_at_most_one_job_and_no_job_goes_out_twice(sut: StoreUnderTest) -> None:
+    polls = 5000 if sut.real else 300  # fakeredis is slow, and runs one command at a time anyhow
+    jobs = sut.submit(polls // 5)
+    with ThreadPoolExecutor(16) as threads:
+        leases = list(threads.map(lambda n: sut.poll(f"node-{n}", f"request-{n:08}"), range(polls)))
+    given = [lease.job.id for lease in leases if lease is not None]
+    assert sorted(given) == sorted(job.id for job in jobs)
 
 
 # Reports by hand

@@ -126,7 +126,7 @@ def test_random_histories_agree_with_the_model(valkey: Any) -> None:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=60,
+                max_examples=150,
                 stateful_step_count=40,
                 deadline=None,
                 database=None,
