@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -139,7 +139,16 @@ class Event:
 class World:
     """A fleet, its network, its users and its server."""
 
-    def __init__(self, client: Client, seed: int, *, restart: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        seed: int,
+        *,
+        restart: Callable[[], None] | None = None,
+        mutated: Mapping[str, str] | None = None,
+        compares: bool = True,
+    ) -> None:
+        """``compares``: whether the model judges too, beside the witness."""
         self.draw = random.Random(seed)
         self.seed = seed
         self.faults = faults_of(self.draw)
@@ -148,7 +157,7 @@ class World:
         # The last ones are new: whoever the others are banned from still finds a node.
         self.fresh = [Node(f"fresh-{n}", old=False) for n in range(2)]
         names = [node.name for node in (*self.nodes, *self.fresh)]
-        self.harness = Harness(client, groups=[GROUP], nodes=names)
+        self.harness = Harness(client, groups=[GROUP], nodes=names, mutated=mutated, compares=compares)
         self.store: Store = self.harness.store
         self.witness = Witness()
         self.outbox = Outbox(self)
@@ -505,7 +514,7 @@ class World:
 
     def unfinished(self) -> list[str]:
         """The jobs that still live."""
-        return [job.id for job in self.harness.queues[GROUP].model.jobs.values() if job.live]
+        return [job_id for job_id, seen in self.witness.jobs.items() if not seen.ended]
 
     def is_done(self) -> bool:
         """Whether every job has ended."""
@@ -545,11 +554,11 @@ class Totals:
 
 
 def run_seed(
-    client: Client, seed: int, *, restart: Callable[[], None] | None = None, trace: list[str] | None = None
+    client: Client, seed: int, *, trace: list[str] | None = None, **world_settings: Any
 ) -> tuple[World, str]:
     """One world from its beginning to its end, and the digest of its story. Raises AssertionError."""
     with seeded(random.Random(seed)), patch.object(relay_module, "log") as log:
-        world = World(client, seed, restart=restart)
+        world = World(client, seed, **world_settings)
         world.trace = trace
         digest = world.run()
         assert not log.exception.called, log.exception.call_args
