@@ -42,8 +42,9 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     ),
     JobStatus.RUNNING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELED}),
     JobStatus.COMPLETED: frozenset(),
-    JobStatus.CANCELED: frozenset(),
-    JobStatus.FAILED: frozenset(),
+    # by its owner's requeue only: running if it was ever leased, else pending
+    JobStatus.CANCELED: frozenset({JobStatus.PENDING, JobStatus.RUNNING}),
+    JobStatus.FAILED: frozenset({JobStatus.PENDING, JobStatus.RUNNING}),
 }
 """Every move between statuses that a script may make; docs/concepts/states.md draws it."""
 
@@ -184,6 +185,9 @@ class JobSpec:
     legacy: LegacySync | None = None
     priority: int = 0  # 0…255, higher first
     labels: Mapping[str, str] = field(default_factory=dict)
+    max_runtime_s: int | None = None  # an attempt that takes longer, from lease to report, has failed
+    not_before: int | None = None  # ms; not leased earlier
+    retry_backoff_s: int = 0  # pause after the first failure; each further failure doubles it, up to a day
 
     @property
     def lease_ms(self) -> int:
@@ -204,6 +208,9 @@ class JobSpec:
             "sync": None if self.sync is None else self.sync.to_wire(),
             "priority": self.priority,
             "labels": dict(self.labels),
+            "max_runtime_s": self.max_runtime_s,
+            "not_before": iso(self.not_before),
+            "retry_backoff_s": self.retry_backoff_s,
         }
         if self.legacy is not None:
             wire |= self.legacy.to_wire()
@@ -227,6 +234,9 @@ class JobSpec:
             legacy=LegacySync(**legacy) if legacy else None,
             priority=wire.get("priority") or 0,
             labels=dict(wire.get("labels") or {}),
+            max_runtime_s=wire.get("max_runtime_s"),
+            not_before=from_iso(wire.get("not_before")),
+            retry_backoff_s=wire.get("retry_backoff_s") or 0,
         )
 
 
@@ -276,17 +286,11 @@ class Job:
     machine_id: str | None = None  # the node of the last attempt
     attempt: int = 0  # the number of the last attempt; 0 before the first
     held: bool = False  # whether an attempt holds a lease now
+    on_hold: bool = False  # whether its owner keeps it from being leased
+    due: int | None = None  # ms; not leased earlier: not_before, or the pause after a failure
     banned_nodes: tuple[str, ...] = ()
-
-    @property
-    def waiting_for(self) -> str | None:
-        """Why a live job is not running now, in words; None when it runs or has ended."""
-        if self.status not in LIVE or self.held:
-            return None
-        if self.status is JobStatus.PENDING:
-            return "a node of its container group"
-        banned = len(self.banned_nodes)
-        return f"another node ({banned} banned from it)" if banned else "a node to resume it"
+    # Why a live job is not running now, in words; said by whoever looked at its queue too.
+    waiting_for: str | None = field(default=None, compare=False)
 
     def to_wire(self) -> dict[str, Any]:
         """The job of ``wire.md``."""
@@ -304,6 +308,8 @@ class Job:
             "num_heartbeats": self.num_heartbeats,
             "machine_id": self.machine_id,
             "attempt": self.attempt,
+            "on_hold": self.on_hold,
+            "banned_nodes": list(self.banned_nodes),
             "waiting_for": self.waiting_for,
         }
 
@@ -343,7 +349,7 @@ class HeartbeatReply:
     """What a heartbeat is told: go on, or stop and why."""
 
     status: JobStatus  # the job's status, or canceled when the caller does not hold it
-    reason: str | None = None  # see LeaseLostError.reason; None when the caller holds the job
+    reason: str | None = None  # see LeaseLostError.reason, or max_runtime; None when the caller holds the job
     lease_expires: int | None = None
 
 

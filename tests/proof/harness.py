@@ -19,6 +19,7 @@ from kelpie.job import Attempt, HeartbeatReply, Holder, Job, JobSpec, JobStatus,
 from kelpie.store import Store, codec
 from kelpie.store.keys import WAKE_CHANNEL, QueueKeys
 from kelpie.store.leases import REAP_LIMIT, REAP_LIMIT_IN_LEASE
+from kelpie.store.records import Queue
 from kelpie.store.registry import Place, Registry
 from tests.factories import spec
 from tests.proof.model import Caller, Clock, Grant, Model, ModelEvent, ModelJob, NewJob, Report, Shown
@@ -27,6 +28,8 @@ from tests.proof.virtual import START_MS, Client, VirtualScripts
 USER = "11111111-1111-4111-8111-111111111111"
 
 PUBLISHED = f"virtual:{WAKE_CHANNEL}"
+
+LABELS = ("kind=big", "kind=small")
 
 T = TypeVar("T")
 Refusal = tuple[str, str]
@@ -39,10 +42,13 @@ local bans = {}
 for i, key in ipairs(nodes) do bans[i] = pairs_of(key) end
 local indexes = {}
 for i, key in ipairs(keys.indexes) do indexes[i] = redis.call('ZRANGE', key, 0, -1) end
+local given = {}
+for i, key in ipairs(keys.given) do given[i] = redis.call('ZRANGE', key, 0, -1) end
 local found = {cjson.encode({
   redis.call('ZRANGE', keys.waiting, 0, -1), pairs_of(keys.leased), redis.call('HVALS', keys.grants), indexes,
-  bans,
-  redis.call('XRANGE', keys.events, ARGV[4], '+'), redis.call('LRANGE', keys.published, 0, -1),
+  bans, redis.call('XRANGE', keys.events, ARGV[4], '+'), redis.call('LRANGE', keys.published, 0, -1),
+  pairs_of(keys.delayed), redis.call('ZRANGE', keys.on_hold, 0, -1), given, pairs_of(keys.polls),
+  redis.call('HGETALL', keys.counters),
 })}
 for i, job in ipairs(jobs) do
   found[i + 1] = cjson.encode({
@@ -110,6 +116,7 @@ class Harness:
         self.queues = {group: QueueUnderTest(group, Model(self.clock)) for group in groups}
         self.shown: dict[str, Shown] = {}  # what every lease ever granted stands for
         self.homes: dict[str, QueueUnderTest] = {}  # of every job ever submitted
+        self._bound: dict[str, Sequence[JobSpec]] = {}  # what was submitted under each idempotency key
         self._reports = itertools.count()
         self._dump = client.register_script(DUMP)
         self.set_clock(0)
@@ -127,25 +134,27 @@ class Harness:
         """Jobs of one definition."""
         return self.submit_specs([spec(container_group_id=group, **overrides)] * count, sends=sends)
 
-    def submit_specs(self, specs: Sequence[JobSpec], *, sends: int = 1) -> list[Job]:
-        """A batch, maybe for several queues."""
-        self.client.sends = sends
-        try:
-            jobs = self.store.submit(USER, specs)
-        finally:
-            self.client.sends = 1
+    def submit_specs(
+        self, specs: Sequence[JobSpec], *, sends: int = 1, idempotency_key: str | None = None
+    ) -> list[Job]:
+        """A batch, maybe for several queues; no jobs where it was refused."""
+        found = self._real(lambda: self.store.submit(USER, specs, idempotency_key=idempotency_key), sends)
+        if idempotency_key is not None:
+            bound = self._bound.setdefault(idempotency_key, specs)
+            self._same("other jobs under the same key", isinstance(found, list), list(bound) == list(specs))
+        if isinstance(found, tuple):
+            return []
+        jobs = found
         for group in dict.fromkeys(one.container_group_id for one in specs):
             queue = self.queues[group]
             if queue.place is None:
                 queue.find(self.store)
             own = [job for job in jobs if job.spec.container_group_id == group]
-            rows: list[NewJob] = [
-                (job.id, job.spec.priority, job.spec.max_failures, job.spec.lease_ms) for job in own
-            ]
+            rows = [_new_job(job.id, job.spec) for job in own]
             for _ in range(sends):
                 created = queue.model.submit(rows)
             self._same("created", [job.created for job in own], created)
-            queue.ids += [job.id for job in own]
+            queue.ids += [job.id for job in own if job.id not in queue.ids]
             self.homes |= {job.id: queue for job in own}
         return jobs
 
@@ -203,6 +212,47 @@ class Harness:
         self._same("cancel", found, _model(lambda: model.cancel(job_id), sends))
         return found
 
+    def hold(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Keeps a job from being leased."""
+        model = self.homes[job_id].model
+        return self._change("hold", self.store.hold, model.hold, job_id, sends)
+
+    def resume(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Lets a job go on that was held."""
+        model = self.homes[job_id].model
+        return self._change("resume", self.store.resume, model.resume, job_id, sends)
+
+    def requeue(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Opens a job again that has ended."""
+        model = self.homes[job_id].model
+        return self._change("requeue", self.store.requeue, model.requeue, job_id, sends)
+
+    def unban(self, job_id: str, node: str | None, *, sends: int = 1) -> Refusal | None:
+        """Lets a node have a job again."""
+        model = self.homes[job_id].model
+        return self._change(
+            "unban",
+            lambda known: self.store.unban(known, node=node),
+            lambda known: model.unban(known, node),
+            job_id,
+            sends,
+        )
+
+    def _change(
+        self,
+        what: str,
+        real: Callable[[str], Job],
+        model: Callable[[str], None],
+        job_id: str,
+        sends: int,
+    ) -> Refusal | None:
+        def call() -> None:
+            real(job_id)
+
+        found = self._real(call, sends)
+        self._same(what, found, _model(lambda: model(job_id), sends))
+        return found
+
     def purge(self, job_id: str, *, sends: int = 1) -> Refusal | None:
         """Deletes a job."""
         model = self.homes[job_id].model
@@ -217,14 +267,22 @@ class Harness:
         expected = 0 if queue.place is None else queue.model.clear()
         self._same("clear", self.store.clear_group(USER, group), expected)
 
+    def expire(self, group: str, age_ms: int) -> None:
+        """Deletes what ended that long ago or longer."""
+        queue = self.queues[group]
+        if queue.place is not None:
+            before = self.clock.now - age_ms
+            self._same("expire", self.store.expire(queue.place.queue, before), queue.model.expire(before))
+
     def purge_all(self) -> None:
         """Deletes everything, and sees that nothing stays but what a queue keeps of itself."""
         self.store.purge_all()
         known = {name for queue in self.queues.values() if queue.place for name in _own_keys(queue.keys)}
+        prefixes = [queue.keys.prefix for queue in self.queues.values() if queue.place]
         left = {key.decode() for key in self.client.scan_iter(count=1000)}
-        left = {
-            key for key in left if not key.startswith(("virtual:", "kelpie:{registry}")) and key not in known
-        }
+        # What a node was given before the last one of a job ends by its time.
+        passing = ("virtual:", "kelpie:{registry}", *(f"{queue}node:" for queue in prefixes))
+        left = {key for key in left if not key.startswith(passing) and key not in known}
         self._same("keys left behind", left, set())
 
     def reap(self, group: str, *, sends: int = 1) -> None:
@@ -235,6 +293,16 @@ class Harness:
         place = queue.place
         found = self._real(lambda: self.store.reap(place.queue), sends)
         self._same("reap", found, _model(lambda: queue.model.reap(REAP_LIMIT), sends))
+
+    def reap_where_needed(self) -> None:
+        """What the reaper does: it looks at the queues that the store names."""
+        needed = {queue.number for queue in self.store.with_leases()}
+        for queue in self.queues.values():
+            if queue.place is not None:
+                due = any(job.held or job.delayed for job in queue.model.jobs.values())
+                self._same("whether a queue must be reaped", queue.number in needed, due)
+                if queue.number in needed:
+                    self.reap(queue.group)
 
     # Comparison
 
@@ -258,22 +326,40 @@ class Harness:
             "grants": keys.grants,
             "events": keys.events,
             "published": PUBLISHED,
-            "indexes": [keys.index(status) for status in JobStatus],
+            "delayed": keys.delayed,
+            "on_hold": keys.on_hold,
+            "polls": keys.polls,
+            "counters": keys.counters,
+            "given": [f"{keys.prefix}node:{node}" for node in self.nodes],
+            "indexes": [keys.index(status) for status in JobStatus]
+            + [f"{keys.prefix}label:{label}" for label in LABELS],
         }
         per_job = [(keys.job(i), keys.attempts(i), keys.heartbeat(i), keys.spec(i)) for i in queue.ids]
         bans = [keys.bans(node) for node in self.nodes]
         answer = self._dump(
             args=[json.dumps(names), json.dumps(per_job), json.dumps(bans), f"({queue.last_event}"]
         )
-        waiting, leased, grants, indexes, banned, events, published = json.loads(answer[0])
+        waiting, leased, grants, indexes, banned, events, published, *more = json.loads(answer[0])
         self._check_events(queue, list(events))
         self._check_wakes(queue, list(published))
         jobs = model.jobs
         self._same("waiting", list(waiting), [job.id for job in model.waiting()])
         self._same("leased", _scores(leased), {j.id: j.deadline for j in jobs.values() if j.held})
         self._same("grants", sorted(grants), sorted(j.id for j in jobs.values() if j.state))
-        for status, found in zip(JobStatus, indexes, strict=True):
-            self._same(f"jobs {status}", list(found), [j.id for j in jobs.values() if j.status is status])
+        in_order = sorted(jobs.values(), key=lambda job: job.order_us)
+        for status, found in zip(JobStatus, indexes[: len(JobStatus)], strict=True):
+            self._same(f"jobs {status}", list(found), [j.id for j in in_order if j.status is status])
+        for label, found in zip(LABELS, indexes[len(JobStatus) :], strict=True):
+            self._same(f"jobs labelled {label}", list(found), [j.id for j in in_order if label in j.labels])
+        delayed, on_hold, given, polls, counters = more
+        self._same("delayed", _scores(delayed), {j.id: j.due for j in in_order if j.delayed})
+        kept_back = [j.id for j in in_order if j.live and j.on_hold and not j.held]
+        self._same("on hold", list(on_hold), kept_back)
+        for node, found in zip(self.nodes, given, strict=True):
+            self._same(f"given to {node}", set(found), model.given.get(node, set()))
+        self._same("polls", _scores(polls), {node: float(time) for node, time in model.polls.items()})
+        counted = {name: int(number) for name, number in _scores(counters).items() if number}
+        self._same("counters", counted, {name: number for name, number in model.counters.items() if number})
         for node, pairs in zip(self.nodes, banned, strict=True):
             waits = {job_id: score > 0 for job_id, score in _scores(pairs).items()}
             self._same(f"bans of {node}", waits, {j.id: j.waits for j in model.banned_from(node)})
@@ -349,7 +435,20 @@ def _scores(flat: Sequence[str] | Mapping[str, str]) -> dict[str, float]:
 
 
 def _own_keys(keys: QueueKeys) -> tuple[str, ...]:
-    return (keys.meta, keys.events)
+    return (keys.meta, keys.events, keys.polls, keys.counters)
+
+
+def _new_job(job_id: str, spec: JobSpec) -> NewJob:
+    return NewJob(
+        id=job_id,
+        priority=spec.priority,
+        max_failures=spec.max_failures,
+        lease_ms=spec.lease_ms,
+        not_before=spec.not_before,
+        retry_backoff_ms=1000 * spec.retry_backoff_s,
+        max_runtime_ms=None if spec.max_runtime_s is None else 1000 * spec.max_runtime_s,
+        labels=tuple(f"{name}={value}" for name, value in spec.labels.items()),
+    )
 
 
 def _decoded(job_id: str, raw: bytes) -> tuple[Any, ...] | None:
@@ -358,7 +457,7 @@ def _decoded(job_id: str, raw: bytes) -> tuple[Any, ...] | None:
         leftovers = (list(records), heartbeat, heartbeat_end, spec_exists)
         return None if leftovers == ([], False, False, 0) else leftovers
     fields: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
-    job = codec.decode_job(job_id, USER, fields, b'{"command":"","container_group_id":""}')
+    job = codec.decode_job(job_id, Queue(1, USER, ""), fields, b'{"command":""}')
     attempts: list[Attempt] = [codec.decode_attempt(record.encode()) for record in records]
     current = codec.open_attempt(fields)
     if current is not None:
@@ -371,6 +470,8 @@ def _decoded(job_id: str, raw: bytes) -> tuple[Any, ...] | None:
         job.held,
         job.machine_id,
         list(job.banned_nodes),
+        job.on_hold,
+        job.due,
         job.created,
         job.started,
         (job.completed, job.canceled, job.failed),
@@ -398,6 +499,8 @@ def _expected(job: ModelJob | None) -> tuple[Any, ...] | None:
         job.held,
         job.node,
         job.bans,
+        job.on_hold,
+        job.due,
         job.created,
         job.started,
         ended,

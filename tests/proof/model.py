@@ -7,11 +7,12 @@ methods raise the store's own errors where a command is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kelpie.errors import ConflictError, LeaseLostError, NotFoundError
-from kelpie.job import FAILURES, LIVE, Attempt, HeartbeatReply, JobStatus, Outcome
+from kelpie.job import FAILURES, LIVE, TERMINAL, Attempt, HeartbeatReply, JobStatus, Outcome
 
 MAX_CLOCK_STEP_MS = 5000
 """The logical clock of a queue takes at most this much of a forward jump."""
@@ -25,8 +26,10 @@ Secret = tuple[str, str]
 Shown = tuple[int, Secret]
 """A lease as its holder shows it: fencing token and secret. A repeated poll has the same secret again."""
 
-NewJob = tuple[str, int, int, int]
-"""Job id, priority, max_failures, lease time in ms."""
+MAX_BACKOFF_MS = 24 * 3600 * 1000
+POLLS_KEPT_MS = 24 * 3600 * 1000
+NODE_JOBS_KEPT_MS = 30 * 24 * 3600 * 1000
+"""How long it is known which jobs a node was given, from the last new one."""
 
 
 @dataclass
@@ -34,6 +37,20 @@ class Clock:
     """The server's time in ms. Tests move it: forward, back, by leaps."""
 
     now: int
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What is submitted."""
+
+    id: str
+    priority: int
+    max_failures: int
+    lease_ms: int
+    not_before: int | None = None
+    retry_backoff_ms: int = 0
+    max_runtime_ms: int | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,12 @@ class ModelJob:
     priority: int
     max_failures: int
     lease_ms: int
-    created: int
+    order_us: int  # of creation, strictly increasing
+    retry_backoff_ms: int
+    max_runtime_ms: int | None
+    labels: tuple[str, ...]
+    due: int | None  # not leased before this time; None: it may be leased
+    on_hold: bool = False
     status: JobStatus = JobStatus.PENDING
     started: int | None = None
     ended: int | None = None
@@ -104,6 +126,7 @@ class ModelJob:
     fence: int = 0
     attempt_started: int = 0
     expired: int | None = None
+    run_until: int | None = None  # on the logical clock
     counted: int | None = None  # on the logical clock; over all attempts
     outcome: Outcome | None = None
     deadline: int = 0  # on the logical clock
@@ -115,6 +138,11 @@ class ModelJob:
         return self.status in LIVE
 
     @property
+    def created(self) -> int:
+        """When, in ms."""
+        return self.order_us // 1000
+
+    @property
     def held(self) -> bool:
         """Whether an attempt holds a lease."""
         return self.state == "held"
@@ -122,7 +150,12 @@ class ModelJob:
     @property
     def waits(self) -> bool:
         """Whether a node may take it."""
-        return self.live and not self.held
+        return self.live and not self.held and not self.on_hold and self.due is None
+
+    @property
+    def delayed(self) -> bool:
+        """Whether it waits for a time."""
+        return self.live and not self.held and not self.on_hold and self.due is not None
 
     @property
     def rank(self) -> tuple[bool, int, int]:
@@ -159,6 +192,11 @@ class Model:
         self.wakes: list[int] = []  # jobs that became claimable, as each command announced them
         self._wall: int | None = None  # the server's time when a command last ran
         self._logical = 0
+        self.polls: dict[str, int] = {}  # last one of each node
+        self.given: dict[str, set[str]] = {}  # jobs that each node was given
+        self.counters: Counter[str] = Counter()
+        self._given_until: dict[str, int] = {}
+        self._became_waiting = 0
         self._submitted = 0
         self._order_us = 0
         self._fence = 0
@@ -168,30 +206,43 @@ class Model:
     def submit(self, jobs: Sequence[NewJob]) -> list[int]:
         """The time of creation of each. A job that is known already is left alone."""
         self._tick()
-        created, before = [], len(self.jobs)
-        for job_id, priority, max_failures, lease_ms in jobs:
-            known = self.jobs.get(job_id)
+        created = []
+        for new in jobs:
+            known = self.jobs.get(new.id)
             if known is None:
                 self._submitted += 1
                 self._order_us = max(self._order_us + 1, self.clock.now * 1000)
                 known = ModelJob(
-                    job_id, self._submitted, priority, max_failures, lease_ms, self._order_us // 1000
+                    id=new.id,
+                    number=self._submitted,
+                    priority=new.priority,
+                    max_failures=new.max_failures,
+                    lease_ms=new.lease_ms,
+                    order_us=self._order_us,
+                    retry_backoff_ms=new.retry_backoff_ms,
+                    max_runtime_ms=new.max_runtime_ms,
+                    labels=new.labels,
+                    due=new.not_before,
                 )
-                self.jobs[job_id] = known
+                self.jobs[new.id] = known
+                self._settle(known)
                 self._emit("submitted", known)
             created.append(known.created)
-        self._announce(len(self.jobs) - before)
+        self._announce()
         return created
 
     def lease(self, secret: Secret, reap_limit: int) -> Grant | None:
         """The best waiting job that does not ban the node; the same again for a request that holds one."""
         self._tick()
         node = secret[0]
+        self.polls[node] = self.clock.now
         for job in self.jobs.values():
             if job.state and job.secret == secret:
                 self._renew(job)
                 return self._grant(job)
-        self._announce(self._put_back(reap_limit))
+        self._put_back(reap_limit)
+        self._promote(reap_limit)
+        self._announce()
         waiting = self.waiting(but_not_for=node)
         if not waiting:
             return None
@@ -203,6 +254,11 @@ class Model:
         self._fence = max(self._fence + 1, self.clock.now * 1000)
         job.attempt, job.node, job.secret, job.fence = job.attempt + 1, node, secret, self._fence
         job.state, job.attempt_started, job.outcome = "held", self.clock.now, None
+        if job.max_runtime_ms is not None:
+            job.run_until = self._logical + job.max_runtime_ms
+        if job.id not in self.given.setdefault(node, set()):
+            self.given[node].add(job.id)
+            self._given_until[node] = self.clock.now + NODE_JOBS_KEPT_MS
         self._renew(job)
         self._emit("running", job)
         return self._grant(job)
@@ -222,6 +278,10 @@ class Model:
             refusal = "closed"
         if refusal:
             return HeartbeatReply(JobStatus.CANCELED, refusal)
+        if job.run_until is not None and self._logical >= job.run_until:
+            self._fail_attempt(job, Outcome.APP_FAILED, None, "it ran for longer than max_runtime_s")
+            self._announce()
+            return HeartbeatReply(JobStatus.CANCELED, "max_runtime")
         interval_ms = job.lease_ms / 2
         if job.counted is None or self._logical - job.counted >= COUNTED_AFTER * interval_ms:
             job.heartbeats += 1
@@ -245,9 +305,11 @@ class Model:
             return self._report(job, job.node if mine and job.node else caller.node)
         if self._speaks_for(caller, job):
             self._finish_as_holder(job, outcome, exit_code, reason)
+            self._announce()
             assert job.node is not None
             return self._report(job, job.node)
         self._finish_by_hand(job, caller, outcome)
+        self._announce()
         return self._report(job, caller.node)
 
     def cancel(self, job_id: str) -> JobStatus:
@@ -259,6 +321,65 @@ class Model:
         elif job.status is not JobStatus.CANCELED:
             raise ConflictError("")
         return job.status
+
+    def hold(self, job_id: str) -> None:
+        """Keeps a live job from being leased; a node that runs it goes on."""
+        job = self._known_live(job_id)
+        if not job.on_hold:
+            job.on_hold = True
+            self._emit("held", job)
+
+    def resume(self, job_id: str) -> None:
+        """Ends a hold."""
+        job = self._known_live(job_id)
+        if job.on_hold:
+            job.on_hold = False
+            if not job.held:
+                self._settle(job)
+            self._emit("resumed", job)
+            self._announce()
+
+    def requeue(self, job_id: str) -> None:
+        """Opens a failed or canceled job again; ends the pause of a delayed one."""
+        self._tick()
+        job = self._known(job_id)
+        if job.status is JobStatus.COMPLETED:
+            raise ConflictError("")
+        if not job.live:
+            job.status = JobStatus.RUNNING if job.attempt else JobStatus.PENDING
+            job.ended, job.failures, job.by_hand = None, 0, None
+            job.bans = []
+        elif not job.delayed:
+            return
+        job.due = None
+        self._settle(job)
+        self._emit("requeued", job)
+        self._announce()
+
+    def unban(self, job_id: str, node: str | None) -> None:
+        """Lets a node, or every node, have a job again."""
+        job = self._known_live(job_id)
+        kept = [banned for banned in job.bans if node is not None and banned != node]
+        if len(kept) < len(job.bans):
+            job.bans = kept
+            self.events.append(
+                ModelEvent("unbanned", job.id, job.attempt, node, job.status.value, self.clock.now)
+            )
+            self.counters["unbanned"] += 1
+            self._became_waiting += job.waits
+            self._announce()
+
+    def expire(self, before: int) -> int:
+        """Deletes what was created and has ended before a time; how many jobs these were."""
+        self._tick()
+        gone = 0
+        for status in sorted(TERMINAL):
+            for job in [job for job in self.jobs.values() if job.status is status]:
+                assert job.ended is not None
+                if job.ended < before and job.order_us <= before * 1000:
+                    self._purge(job)
+                    gone += 1
+        return gone
 
     def purge(self, job_id: str) -> None:
         """Deletes a job and all that is known of it."""
@@ -281,7 +402,11 @@ class Model:
         """Puts back jobs whose lease has expired; how many these were."""
         self._tick()
         expired = self._put_back(limit)
-        self._announce(expired)
+        self._promote(limit)
+        self.polls = {
+            node: time for node, time in self.polls.items() if time > self.clock.now - POLLS_KEPT_MS
+        }
+        self._announce()
         return expired
 
     # What is looked at from outside
@@ -300,6 +425,9 @@ class Model:
         for job in self.jobs.values():
             if job.alive_until is not None and job.alive_until <= self.clock.now:
                 job.alive_until = None
+        for node, end in list(self._given_until.items()):
+            if end <= self.clock.now:
+                del self._given_until[node], self.given[node]
 
     # The moves
 
@@ -314,6 +442,25 @@ class Model:
         if job_id not in self.jobs:
             raise NotFoundError("")
         return self.jobs[job_id]
+
+    def _known_live(self, job_id: str) -> ModelJob:
+        self._tick()
+        job = self._known(job_id)
+        if not job.live:
+            raise ConflictError("")
+        return job
+
+    def _settle(self, job: ModelJob) -> None:
+        """A live job that nobody holds waits for its owner, for a time, or for a node."""
+        if not job.on_hold and (job.due is None or job.due <= self.clock.now):
+            job.due = None
+            self._became_waiting += 1
+
+    def _promote(self, limit: int) -> None:
+        due = [(job.due, job.id) for job in self.jobs.values() if job.delayed]
+        for time, job_id in sorted((time, job_id) for time, job_id in due if time is not None)[:limit]:
+            if time <= self.clock.now:
+                self._settle(self.jobs[job_id])
 
     def _speaks_for(self, caller: Caller, job: ModelJob) -> bool:
         if job.attempt == 0:
@@ -338,7 +485,7 @@ class Model:
         job.alive_until = self.clock.now + job.lease_ms
         job.heartbeat = self.clock.now
         if job.state == "expired":
-            job.state, job.expired = "held", None
+            job.state, job.expired, job.due = "held", None, None
             self._emit("revived", job)
 
     def _put_back(self, limit: int) -> int:
@@ -355,6 +502,7 @@ class Model:
             job.state = "expired"
             job.expired = self.clock.now - (self._logical - job.deadline)
             job.alive_until = None
+            self._settle(job)
             self._emit("interrupted", job)
             expired += 1
         return expired
@@ -381,9 +529,15 @@ class Model:
             )
         )
         job.state, job.expired, job.alive_until, job.outcome = None, None, None, outcome
+        job.run_until = None
+        self.counters[f"attempts_{outcome}"] += 1
+        if outcome is Outcome.INTERRUPTED:
+            assert job.heartbeat is not None
+            self.counters["lost_ms"] += max(0, job.heartbeat - job.attempt_started)
 
     def _end(self, job: ModelJob, status: JobStatus) -> None:
         job.status, job.ended = status, self.clock.now
+        job.due, job.on_hold = None, False
         self._emit(status.value, job)
 
     def _cancel(self, job: ModelJob) -> None:
@@ -395,6 +549,10 @@ class Model:
 
     def _purge(self, job: ModelJob) -> None:
         del self.jobs[job.id]
+        if job.node in self.given:
+            self.given[job.node].discard(job.id)
+            if not self.given[job.node]:  # Redis keeps no empty set
+                del self.given[job.node], self._given_until[job.node]
         self._emit("purged", job)
 
     def _finish_as_holder(
@@ -404,16 +562,23 @@ class Model:
             if job.outcome is outcome:
                 return  # the same report again
             raise LeaseLostError("", reason="closed" if job.live else job.status.value)
+        if outcome in FAILURES:
+            self._fail_attempt(job, outcome, exit_code, reason)
+            return
         self._close(job, outcome, self.clock.now, exit_code, reason)
         if outcome is Outcome.COMPLETED:
             self._end(job, JobStatus.COMPLETED)
-        elif outcome in FAILURES:
-            assert job.node is not None
-            job.bans.append(job.node)
-            self._count_failure(job, outcome, job.node)
         else:
+            self._settle(job)
             self._emit("released", job)
-            self._announce(1)
+
+    def _fail_attempt(
+        self, job: ModelJob, outcome: Outcome, exit_code: int | None, reason: str | None
+    ) -> None:
+        assert job.node is not None
+        self._close(job, outcome, self.clock.now, exit_code, reason)
+        job.bans.append(job.node)
+        self._count_failure(job, outcome, job.node)
 
     def _finish_by_hand(self, job: ModelJob, caller: Caller, outcome: Outcome) -> None:
         refusal = self._refusal(caller, job)
@@ -442,26 +607,23 @@ class Model:
     def _count_failure(self, job: ModelJob, outcome: Outcome, node: str) -> None:
         job.failures += 1
         if job.failures < job.max_failures:
+            if job.retry_backoff_ms:
+                pause_ms = min(job.retry_backoff_ms * 2 ** (job.failures - 1), MAX_BACKOFF_MS)
+                job.due = self.clock.now + pause_ms
+            self._settle(job)
             self._emit(outcome.value, job, node)
-            self._announce(1)
             return
         if job.state:
             self._close(job, Outcome.SUPERSEDED, job.expired)
         self._end(job, JobStatus.FAILED)
 
-    def _announce(self, count: int) -> None:
-        if count:
-            self.wakes.append(count)
+    def _announce(self) -> None:
+        if self._became_waiting:
+            self.wakes.append(self._became_waiting)
+        self._became_waiting = 0
 
     def _emit(self, kind: str, job: ModelJob, node: str | None = None) -> None:
         self.events.append(
             ModelEvent(kind, job.id, job.attempt, node or job.node, job.status.value, self.clock.now)
         )
-
-
-def ends_of(jobs: Iterable[ModelJob]) -> dict[str, int]:
-    """How many jobs are in each status."""
-    found: dict[str, int] = {}
-    for job in jobs:
-        found[job.status.value] = found.get(job.status.value, 0) + 1
-    return found
+        self.counters[kind] += 1

@@ -47,6 +47,10 @@ INTERVAL_S = 2  # so that a lease lasts four virtual seconds
 FAULTY_MS = 40_000  # how long things go wrong
 CALM_MS = 1_800_000  # how long the fleet may take to finish afterwards
 TIMEOUT_MS = 1500  # after which a node sends a request again
+MEDDLING = (
+    *("cancel", "cancel", "purge", "complete", "fail", "fail"),
+    *("hold", "hold", "resume", "requeue", "requeue", "unban"),
+)
 CHECKED_EVERY = 8  # messages between two comparisons of everything
 
 
@@ -195,7 +199,7 @@ class World:
             self._plan_troubles(node)
         for _ in range(self.draw.randint(1, 3)):
             self.after(self.draw.choice((0, 0, self.draw.randint(0, FAULTY_MS))), self.user_submits)
-        for _ in range(self.draw.choice((0, 0, 1, 3))):
+        for _ in range(self.draw.choice((0, 0, 2, 6))):
             self.after(self.draw.randint(0, FAULTY_MS), self.user_meddles)
         if self.chance(0.3):
             self.after(self.draw.randint(0, FAULTY_MS), self.server_forgets_scripts)
@@ -337,7 +341,7 @@ class World:
             lease = self.harness.lease(GROUP, node.name, name)
             self.say(node.name, "polls", name, "gets", lease and (lease.job.id, lease.job.attempt))
             if lease is not None:
-                self.witness.granted(lease)
+                self.witness.granted(lease, self.harness.clock.now)
             return lease
 
         def on_reply(lease: Lease | None) -> None:
@@ -446,7 +450,11 @@ class World:
             "heartbeat_interval": INTERVAL_S,
             "priority": self.draw.choice((0, 0, 5)),
             "webhook": self.draw.choice((None, HOOK, HOOK)),
+            "retry_backoff_s": self.draw.choice((0, 0, 0, 2)),
+            "max_runtime_s": self.draw.choice((None, None, None, 6)),
         }
+        if self.chance(0.1):
+            definition["not_before"] = self.harness.clock.now + self.draw.randint(-5000, FAULTY_MS)
         count = self.draw.choice((1, 1, 2, 4))
         for job in self.serve(lambda: self.harness.submit(GROUP, count, **definition)):
             self.units[job.id] = self.draw.randint(1, 6)
@@ -458,7 +466,7 @@ class World:
         if not self.units:
             return
         job_id = self.draw.choice(list(self.units))
-        what = self.draw.choice(("cancel", "cancel", "purge", "complete", "fail", "fail"))
+        what = self.draw.choice(MEDDLING)
         by_hand = Holder("a-laptop", may_report_unheld=True)
 
         def act() -> Any:
@@ -468,6 +476,15 @@ class World:
             elif what == "purge":
                 reply = self.harness.purge(job_id)
                 self.witness.purged(job_id)
+            elif what in ("hold", "resume"):
+                reply = getattr(self.harness, what)(job_id)
+                self.witness.held(job_id, reply, on=what == "hold")
+            elif what == "requeue":
+                reply = self.harness.requeue(job_id)
+                self.witness.requeued(job_id, reply)
+            elif what == "unban":
+                reply = self.harness.unban(job_id, None)
+                self.witness.unbanned(job_id, reply)
             else:
                 outcome = Outcome.COMPLETED if what == "complete" else Outcome.APP_FAILED
                 reply = self.harness.finish(job_id, by_hand, outcome)
@@ -479,7 +496,7 @@ class World:
 
     def reap(self) -> None:
         """The platform puts back what has expired."""
-        self.serve(lambda: self.harness.reap(GROUP))
+        self.serve(self.harness.reap_where_needed)
 
     def relay_ticks(self) -> None:
         """The platform passes events on; it may die over it."""
@@ -511,6 +528,16 @@ class World:
             node.cut_until = min(node.cut_until, self.now)
         for node in self.fresh:
             self.start(node)
+        for job_id in self.unfinished():
+            self.serve(lambda job_id=job_id: self.harness.resume(job_id))
+            self.witness.held(job_id, None, on=False)
+        self.every(60_000, self.user_unbans)
+
+    def user_unbans(self) -> None:
+        """A job that runs for too long everywhere is banned everywhere: its owner gives it another chance."""
+        for job_id in self.unfinished():
+            reply = self.serve(lambda job_id=job_id: self.harness.unban(job_id, None))
+            self.witness.unbanned(job_id, reply)
 
     def unfinished(self) -> list[str]:
         """The jobs that still live."""

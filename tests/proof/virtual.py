@@ -34,7 +34,7 @@ ENDS = "virtual:ends"
 PREAMBLE = """
 local server = redis
 local redis = setmetatable({}, {__index = server})
-local UNKNOWN = {EXPIRE = 1, PEXPIREAT = 1, EXPIREAT = 1, TTL = 1, SETEX = 1, PSETEX = 1}
+local UNKNOWN = {PEXPIREAT = 1, EXPIREAT = 1, TTL = 1, SETEX = 1, PSETEX = 1}
 function redis.call(command, key, ...)
   if command == 'TIME' then
     local ms = tonumber(server.call('GET', 'virtual:clock'))
@@ -49,8 +49,9 @@ function redis.call(command, key, ...)
     local ends = server.call('ZSCORE', 'virtual:ends', key)
     if server.call('EXISTS', key) == 0 then return -2 end
     return ends and ends - server.call('GET', 'virtual:clock') or -1
-  elseif command == 'PEXPIRE' then
+  elseif command == 'PEXPIRE' or command == 'EXPIRE' then
     local ms = ...
+    if command == 'EXPIRE' then ms = ms * 1000 end
     if server.call('EXISTS', key) == 0 then return 0 end
     server.call('ZADD', 'virtual:ends', string.format('%.0f', server.call('GET', 'virtual:clock') + ms), key)
     return 1

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kelpie.embedded.valkey import ValkeyServer
-from kelpie.job import Holder, Lease, Outcome
+from kelpie.job import Holder, JobSpec, Lease, Outcome
 from tests.factories import spec
-from tests.proof.harness import Harness
+from tests.proof.harness import LABELS, Harness
 from tests.proof.virtual import Client, make_client, seeded
 
 STEPS = 250
@@ -45,6 +45,7 @@ class Plan:
     outcomes: tuple[Outcome, ...]
     clock_moves: tuple[int, ...]
     recent: float  # how often a lease is chosen among the newest
+    special: float  # how often a job has what few jobs have: a delay, a pause after failures, labels
     repeats: float  # how often a message is sent again at once
     checked_every: int
 
@@ -55,7 +56,7 @@ def plan_of(seed: int, steps: int = STEPS) -> Plan:
     weights = {name: draw.choice((0, 0, 1, 1, 3, 8)) for name in COMMANDS}
     weights["submit"] = max(weights["submit"], 1)
     weights["poll"] = max(weights["poll"], 2)
-    for rare in ("purge", "clear", "cancel"):
+    for rare in ("purge", "clear", "cancel", "expire"):
         weights[rare] = draw.choice((0, 0, 0, 1))
     names, chances = list(weights), list(weights.values())
     chosen = draw.choices(names, chances, k=steps)
@@ -69,6 +70,7 @@ def plan_of(seed: int, steps: int = STEPS) -> Plan:
         ),
         clock_moves=tuple(draw.sample(CLOCK_MOVES, draw.randint(2, len(CLOCK_MOVES)))),
         recent=draw.choice((0.5, 0.8, 0.95)),
+        special=draw.choice((0.0, 0.0, 0.2, 0.6)),
         repeats=draw.choice((0.0, 0.1, 0.4)),
         checked_every=draw.choice((1, 2, 4)),
     )
@@ -83,6 +85,7 @@ class Walk:
     draw: random.Random = field(default_factory=random.Random)
     leases: list[Lease] = field(default_factory=list)  # every one ever granted: zombies keep theirs for ever
     polls: list[tuple[str, str, str]] = field(default_factory=list)
+    submissions: list[tuple[str, list[JobSpec]]] = field(default_factory=list)
     requests: int = 0
 
     def run(self) -> None:
@@ -138,16 +141,42 @@ class Walk:
         live = sum(len(queue.model.jobs) for queue in self.harness.queues.values())
         if live >= self.plan.max_jobs:
             return self.poll()
+        how = self.a_definition()
+        if len(self.plan.groups) > 1 and self.draw.random() < 0.3:
+            specs = [spec(container_group_id=group, **how) for group in self.plan.groups]
+        else:
+            specs = [spec(container_group_id=self.group(), **how)] * self.draw.choice((1, 1, 1, 3))
+        key = f"key-{len(self.submissions)}" if self.draw.random() < 0.3 else None
+        # A transaction is not sent again: the client reports its loss.
+        sends = self.sends() if len({one.container_group_id for one in specs}) == 1 else 1
+        self.harness.submit_specs(specs, sends=sends, idempotency_key=key)
+        if key is not None:
+            self.submissions.append((key, specs))
+
+    def a_definition(self) -> dict[str, Any]:
         how: dict[str, Any] = {
             "priority": self.draw.choice((0, 0, 1, 255)),
             "max_failures": self.draw.choice((1, 2, 3, 3, 5)),
             "heartbeat_interval": self.draw.choice((1, 2, 5, 30)),
         }
-        if len(self.plan.groups) > 1 and self.draw.random() < 0.3:
-            both = [spec(container_group_id=group, **how) for group in self.plan.groups]
-            self.harness.submit_specs(both)
-        else:
-            self.harness.submit(self.group(), self.draw.choice((1, 1, 1, 3)), sends=self.sends(), **how)
+        if self.draw.random() < self.plan.special:
+            how["retry_backoff_s"] = self.draw.choice((0, 1, 4, 50_000))
+        if self.draw.random() < self.plan.special:
+            how["not_before"] = self.harness.clock.now + self.draw.choice((-1000, 0, 1, 900, 5000, 20_000))
+        if self.draw.random() < self.plan.special:
+            how["max_runtime_s"] = self.draw.choice((1, 3, 10))
+        if self.draw.random() < self.plan.special:
+            how["labels"] = dict([self.draw.choice(LABELS).split("=")])
+        return how
+
+    def submit_again(self) -> None:
+        """The reply to a submit was lost, or its key is used for something else."""
+        if not self.submissions:
+            return self.submit()
+        key, specs = self.draw.choice(self.submissions)
+        if self.draw.random() < 0.2:
+            specs = specs * 2
+        self.harness.submit_specs(specs, idempotency_key=key)
 
     def poll(self) -> None:
         group, node = self.group(), self.draw.choice(self.plan.nodes)
@@ -216,6 +245,29 @@ class Walk:
         if job_id is not None:
             self.harness.cancel(job_id, sends=self.sends())
 
+    def hold(self) -> None:
+        job_id = self.a_job()
+        if job_id is not None:
+            self.harness.hold(job_id, sends=self.sends())
+
+    def resume(self) -> None:
+        job_id = self.a_job()
+        if job_id is not None:
+            self.harness.resume(job_id, sends=self.sends())
+
+    def requeue(self) -> None:
+        job_id = self.a_job()
+        if job_id is not None:
+            self.harness.requeue(job_id, sends=self.sends())
+
+    def unban(self) -> None:
+        job_id = self.a_job()
+        if job_id is not None:
+            self.harness.unban(job_id, self.draw.choice((None, *self.plan.nodes)), sends=self.sends())
+
+    def expire(self) -> None:
+        self.harness.expire(self.group(), self.draw.choice((0, 5000, -1)))
+
     def purge(self) -> None:
         job_id = self.a_job()
         if job_id is not None:
@@ -227,6 +279,7 @@ class Walk:
 
 COMMANDS = {
     "submit": Walk.submit,
+    "submit_again": Walk.submit_again,
     "poll": Walk.poll,
     "poll_again": Walk.poll_again,
     "heartbeat": Walk.heartbeat,
@@ -236,6 +289,11 @@ COMMANDS = {
     "lease_runs_out": Walk.lease_runs_out,
     "reap": Walk.reap,
     "cancel": Walk.cancel,
+    "hold": Walk.hold,
+    "resume": Walk.resume,
+    "requeue": Walk.requeue,
+    "unban": Walk.unban,
+    "expire": Walk.expire,
     "purge": Walk.purge,
     "clear": Walk.clear,
 }

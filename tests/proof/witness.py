@@ -16,6 +16,9 @@ from kelpie.job import FAILURES, Holder, Job, JobStatus, Lease, Outcome
 from kelpie.platform.webhooks import Message
 from kelpie.store import Event, EventType, Store
 
+LEAVES_THE_LEASE = frozenset({EventType.HELD, EventType.RESUMED, EventType.UNBANNED})
+"""Events of a job that may be leased before and after."""
+
 
 @dataclass
 class Seen:
@@ -27,21 +30,32 @@ class Seen:
     failures: int = 0
     banned: list[str] = field(default_factory=list)
     ended: JobStatus | None = None
+    ends: list[str] = field(default_factory=list)  # a requeued job has several
+    all_failures: int = 0  # also those before a requeue
+    on_hold: bool = False
+    over: int = 0  # attempts that the job's end closed; a requeue does not open them again
+    pauses: bool = True  # until not_before; a requeue ends it
     purged: bool = False
 
     @property
     def holder(self) -> Lease | None:
         """The one attempt that may be believed now, if any."""
-        if not self.grants or self.ended or self.grants[-1].job.attempt in self.outcomes:
+        if self.ended or len(self.grants) == self.over or len(self.grants) in self.outcomes:
             return None
         return self.grants[-1]
 
     def count_failure(self) -> None:
         """A failure was believed."""
         self.failures += 1
+        self.all_failures += 1
         assert self.failures <= self.job.spec.max_failures, "more failures than allowed"
         if self.failures == self.job.spec.max_failures:
-            self.ended = JobStatus.FAILED
+            self.end(JobStatus.FAILED)
+
+    def end(self, status: JobStatus) -> None:
+        """The job has ended."""
+        self.ended, self.on_hold, self.over = status, False, len(self.grants)
+        self.ends.append(status.value)
 
 
 class Witness:
@@ -57,7 +71,7 @@ class Witness:
         self.jobs[job.id] = Seen(job)
         self.counts["jobs"] += 1
 
-    def granted(self, lease: Lease) -> None:
+    def granted(self, lease: Lease, now: int) -> None:
         """A node was given a lease, or the same again."""
         seen, node = self.jobs[lease.job.id], lease.job.machine_id
         assert not seen.ended, f"{lease.job.id} was granted although it is {seen.ended}"
@@ -70,6 +84,8 @@ class Witness:
         )
         assert lease.job.attempt == len(seen.grants) + 1, "an attempt number was left out or used twice"
         assert lease.fence > self._last_fence, "a fencing token went back"
+        assert not seen.on_hold, "a job on hold was granted"
+        assert not seen.pauses or now >= (seen.job.spec.not_before or 0), "a job was granted before its time"
         assert node not in seen.banned, f"{node} was granted a job that bans it"
         self._last_fence = lease.fence
         seen.grants.append(lease)
@@ -81,7 +97,13 @@ class Witness:
         if isinstance(reply, tuple):
             assert seen.purged, "a heartbeat of a job that exists was not found"
             return
-        if reply.status is JobStatus.CANCELED:
+        if reply.reason == "max_runtime":
+            assert self._is_holder(seen, lease, holder), "somebody else's attempt was ended"
+            seen.outcomes[seen.grants[-1].job.attempt] = Outcome.APP_FAILED
+            seen.banned.append(seen.grants[-1].job.machine_id or "")
+            seen.count_failure()
+            self.counts["ran for too long"] += 1
+        elif reply.status is JobStatus.CANCELED:
             self.counts["stale messages refused"] += 1
             assert not self._is_holder(seen, lease, holder), "the holder was told to stop"
         else:
@@ -111,7 +133,7 @@ class Witness:
         seen.outcomes[attempt] = outcome
         self.counts[str(outcome)] += 1
         if outcome is Outcome.COMPLETED:
-            seen.ended = JobStatus.COMPLETED
+            seen.end(JobStatus.COMPLETED)
         elif outcome in FAILURES:
             seen.banned.append(holder.node)
             seen.count_failure()
@@ -125,7 +147,7 @@ class Witness:
             return
         self.counts["reports by hand"] += 1
         if outcome is Outcome.COMPLETED:
-            seen.ended = JobStatus.COMPLETED
+            seen.end(JobStatus.COMPLETED)
         else:
             seen.count_failure()
 
@@ -135,8 +157,34 @@ class Witness:
         if isinstance(reply, tuple):
             assert seen.purged or seen.ended in (JobStatus.COMPLETED, JobStatus.FAILED)
         elif seen.ended is None:
-            seen.ended = JobStatus.CANCELED
+            seen.end(JobStatus.CANCELED)
             self.counts["canceled"] += 1
+
+    def held(self, job_id: str, reply: Any, *, on: bool) -> None:
+        """A hold, or its end, was answered."""
+        seen = self.jobs[job_id]
+        assert (reply is not None) == bool(seen.ended), "only a live job can be held"
+        if reply is None:
+            seen.on_hold = on
+
+    def requeued(self, job_id: str, reply: Any) -> None:
+        """A requeue was answered."""
+        seen = self.jobs[job_id]
+        if isinstance(reply, tuple):
+            assert seen.purged or seen.ended is JobStatus.COMPLETED
+        elif seen.ended:
+            seen.ended, seen.failures, seen.banned = None, 0, []
+            seen.pauses = False
+            self.counts["requeued"] += 1
+        elif not seen.on_hold:
+            seen.pauses = False
+
+    def unbanned(self, job_id: str, reply: Any) -> None:
+        """An unban of all nodes was answered."""
+        seen = self.jobs[job_id]
+        assert (reply is not None) == bool(seen.ended)
+        if reply is None:
+            seen.banned = []
 
     def purged(self, job_id: str) -> None:
         """A job was deleted."""
@@ -222,12 +270,11 @@ class Witness:
             grant.job.attempt for grant in seen.grants
         ], "not one event per lease"
         failed = kinds[EventType.APP_FAILED] + kinds[EventType.SYNC_FAILED] + kinds[EventType.FAILED]
-        assert failed == seen.failures, "not one event per failure"
+        assert failed == seen.all_failures, "not one event per failure"
         released = sum(outcome is Outcome.RELEASED for outcome in seen.outcomes.values())
         assert kinds[EventType.RELEASED] == released
         ends = [e.type.value for e in history if e.type.value in {"completed", "failed", "canceled"}]
-        unseen_end = seen.purged and not ends  # deleted while it lived
-        assert unseen_end or ends == [str(seen.ended)], f"ends {ends}, not {seen.ended}"
+        assert ends == seen.ends, f"ends {ends}, not {seen.ends}"
         assert kinds[EventType.PURGED] == seen.purged
         open_lease = False
         for event in history:  # leases of one job never overlap
@@ -237,7 +284,7 @@ class Witness:
             elif event.type is EventType.REVIVED:
                 assert not open_lease
                 open_lease = True
-            else:
+            elif event.type not in LEAVES_THE_LEASE:
                 open_lease = False
 
     @staticmethod

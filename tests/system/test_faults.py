@@ -181,3 +181,14 @@ def test_a_node_that_comes_back_on_its_old_disk_uploads_nothing_of_its_dead_atte
     following = fleet.submit("echo new > ck/new", sync={"during": [up(bucket, "two/", "ck")]})
     fleet.wait(following, "completed")
     assert keys(s3, bucket) == {"one/stale", "two/new"}
+
+
+def test_a_command_that_runs_for_too_long_is_killed_and_its_failure_counted(fleet: Fleet) -> None:
+    node = fleet.node()
+    job = fleet.submit("echo $$ > pid; sleep 600", max_runtime_s=2, max_failures=1)
+    failed = fleet.wait(job, "failed")
+    assert outcomes(failed) == ["app_failed"]
+    assert failed["attempts"][0]["reason"] == "it ran for longer than max_runtime_s"
+    pid = int((node.folder / "pid").read_text())
+    wait_until(lambda: is_gone(pid), "its command is gone")
+    assert node.process.poll() is None

@@ -8,7 +8,15 @@ from flask import Blueprint
 
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, scope, services
-from kelpie.http.models import BatchBody, DeleteQuery, JobBody, JobQuery, JobsQuery
+from kelpie.http.models import (
+    BatchBody,
+    DeleteQuery,
+    JobBody,
+    JobQuery,
+    JobsQuery,
+    SubmitHeaders,
+    UnbanBody,
+)
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 
@@ -17,22 +25,29 @@ Answer = Any  # whatever Flask makes a response of
 jobs = Blueprint("jobs", __name__, url_prefix="/jobs")
 jobs.before_request(authenticate)
 
+SUBMIT_REFUSALS = {"HTTP_409": ErrorReply, "HTTP_413": ErrorReply}
+REFUSALS = {"HTTP_404": ErrorReply, "HTTP_409": ErrorReply}
+
 
 @jobs.post("")
-@spec.validate(resp=replies(HTTP_202=JobReply, HTTP_413=ErrorReply), tags=[JOBS], operation_id="submitJob")
-def submit(json: JobBody) -> Answer:
+@spec.validate(resp=replies(HTTP_202=JobReply, **SUBMIT_REFUSALS), tags=[JOBS], operation_id="submitJob")
+def submit(json: JobBody, headers: SubmitHeaders) -> Answer:
     """Queue a job."""
-    [job] = services().store.submit(principal().user_id, [json.spec()])
+    [job] = services().store.submit(
+        principal().user_id, [json.spec()], idempotency_key=headers.idempotency_key
+    )
     return job.to_wire(), 202
 
 
 @jobs.post("/batch")
-@spec.validate(
-    resp=replies(HTTP_202=JobListReply, HTTP_413=ErrorReply), tags=[JOBS], operation_id="submitJobs"
-)
-def submit_batch(json: BatchBody) -> Answer:
+@spec.validate(resp=replies(HTTP_202=JobListReply, **SUBMIT_REFUSALS), tags=[JOBS], operation_id="submitJobs")
+def submit_batch(json: BatchBody, headers: SubmitHeaders) -> Answer:
     """Queue up to 1000 jobs, all or none; the answer keeps their order."""
-    submitted = services().store.submit(principal().user_id, [body.spec() for body in json.root])
+    submitted = services().store.submit(
+        principal().user_id,
+        [body.spec() for body in json.root],
+        idempotency_key=headers.idempotency_key,
+    )
     return [job.to_wire() for job in submitted], 202
 
 
@@ -40,15 +55,16 @@ def submit_batch(json: BatchBody) -> Answer:
 @spec.validate(resp=replies(HTTP_200=JobPageReply), tags=[JOBS], operation_id="listJobs")
 def listing(query: JobsQuery) -> Answer:
     """One page of the caller's jobs by time of creation; the admin sees all users' jobs."""
-    page = services().store.list(
-        user_id=scope(),
-        status=query.status,
-        container_group_id=query.container_group_id,
-        page=max(query.page, 1),
-        page_size=query.page_size,
-        ascending=query.asc,
-    )
-    return {"_count": len(page), "jobs": [job.to_wire() for job in page]}
+    how: dict[str, Any] = {"size": query.page_size, "ascending": query.asc}
+    if query.from_cursor:
+        page = services().store.search(scope(), query.filter, cursor=query.cursor, **how)
+    else:
+        page = services().store.page(scope(), query.filter, number=max(query.page, 1), **how)
+    return {
+        "_count": len(page.jobs),
+        "jobs": [job.to_wire() for job in page.jobs],
+        "next_cursor": page.next_cursor,
+    }
 
 
 @jobs.get("/<job_id>")
@@ -75,6 +91,34 @@ def delete(job_id: str, query: DeleteQuery) -> Answer:
         return {"message": "Job deleted"}
     services().store.cancel(job_id, user_id=scope())
     return {"message": "Job canceled"}, 202
+
+
+@jobs.post("/<job_id>/hold")
+@spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="holdJob")
+def hold(job_id: str) -> Answer:
+    """Keep a live job from being leased until it is resumed; a node that runs it goes on."""
+    return services().store.hold(job_id, user_id=scope()).to_wire()
+
+
+@jobs.post("/<job_id>/resume")
+@spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="resumeJob")
+def resume(job_id: str) -> Answer:
+    """Let a held job be leased again."""
+    return services().store.resume(job_id, user_id=scope()).to_wire()
+
+
+@jobs.post("/<job_id>/requeue")
+@spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="requeueJob")
+def requeue(job_id: str) -> Answer:
+    """Open a failed or canceled job again, without its failures and bans; end a delayed job's pause."""
+    return services().store.requeue(job_id, user_id=scope()).to_wire()
+
+
+@jobs.post("/<job_id>/unban")
+@spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="unbanJob")
+def unban(job_id: str, json: UnbanBody) -> Answer:
+    """Let a node, or every node, have a job again on which it failed."""
+    return services().store.unban(job_id, node=json.machine_id, user_id=scope()).to_wire()
 
 
 @jobs.delete("/container-groups/<path:container_group_id>")

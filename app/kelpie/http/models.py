@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    Strict,
+    model_validator,
+)
 
 from kelpie.job import (
     LEGACY_KEYS,
@@ -22,6 +31,7 @@ from kelpie.job import (
     SyncEntry,
 )
 from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
+from kelpie.store import Filter
 
 MAX_COMMAND_BYTES = 1024 * 1024
 """The command, its arguments and its environment together, well below what Linux passes to a program."""
@@ -100,8 +110,8 @@ Pattern = Annotated[
     AfterValidator(_runnable),
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
-LabelName = Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_printable)]
-LabelValue = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
+LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[^=]+$"), AfterValidator(_printable)]
+LabelValue = Annotated[str, Field(max_length=128), AfterValidator(_printable)]
 
 
 class Body(BaseModel):
@@ -182,6 +192,28 @@ class JobBody(Body):
     output_prefix: Prefix | None = None
     priority: Annotated[int, Field(ge=0, le=255, description="Higher is leased first.")] | None = None
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=64)] | None = None
+    max_runtime_s: (
+        Annotated[
+            int,
+            Field(ge=1, le=2**31, description="From lease to report; a longer attempt has failed."),
+        ]
+        | None
+    ) = None
+    not_before: (
+        Annotated[AwareDatetime, Strict(False), Field(description="ISO-8601; the job is not leased earlier.")]
+        | None
+    ) = None
+    retry_backoff_s: (
+        Annotated[
+            int,
+            Field(
+                ge=0,
+                le=86_400,
+                description="The pause after the first failure; each further one doubles it, up to a day.",
+            ),
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _has_one_plan(self) -> Self:
@@ -212,6 +244,8 @@ class JobBody(Body):
             {"sync": self.sync.plan()} if self.sync is not None else {"legacy": self._legacy()}
         )
         wire["arguments"] = tuple(wire.get("arguments", ()))
+        if self.not_before is not None:
+            wire["not_before"] = round(self.not_before.timestamp() * 1000)
         return JobSpec(**wire, **plan)
 
     def _legacy(self) -> LegacySync:
@@ -268,6 +302,9 @@ class TokenBody(Body):
     project_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 
 
+LabelPair = Annotated[str, Field(max_length=192, pattern="^[^=]+=")]
+
+
 class JobsQuery(Query):
     """Which jobs are listed."""
 
@@ -276,12 +313,63 @@ class JobsQuery(Query):
     page_size: Annotated[int, Field(ge=1, le=1000)] = 100
     page: Annotated[int, Field(ge=-(2**31), le=1_000_000, description="1, 2, 3 …; less means 1.")] = 1
     asc: Annotated[bool, Field(description="Oldest first.")] = False
+    cursor: Annotated[
+        str | None,
+        Field(max_length=128, description="The `next_cursor` of the page before; goes on from there."),
+    ] = None
+    label: Annotated[
+        list[LabelPair], Field(max_length=16, description="`name=value`; may be given several times.")
+    ] = []
+    machine_id: Annotated[MachineId | None, Field(description="Jobs that this node was given.")] = None
+    q: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=256,
+            description="Text in the id, the command, its arguments, the group or a label, in any case.",
+        ),
+    ] = None
+
+    @property
+    def filter(self) -> Filter:
+        """Which jobs."""
+        labels = dict(pair.split("=", 1) for pair in self.label)
+        return Filter(self.status, self.container_group_id, labels, self.machine_id, self.q)
+
+    @property
+    def from_cursor(self) -> bool:
+        """Whether the page is found by its cursor rather than by its number."""
+        return self.cursor is not None or not self.filter.by_index
+
+    @model_validator(mode="after")
+    def _has_one_way_of_paging(self) -> Self:
+        if self.page > 1 and self.from_cursor:
+            raise ValueError("page goes with status and container_group_id only; use next_cursor as cursor")
+        return self
 
 
 class JobQuery(Query):
     """What is added to a job."""
 
     expand: Literal["attempts"] | None = None
+
+
+class UnbanBody(Body):
+    """Which node may have the job again."""
+
+    machine_id: Annotated[MachineId | None, Field(description="Absent: every node.")] = None
+
+
+class SubmitHeaders(Query):
+    """How a submit is recognized when it is repeated."""
+
+    idempotency_key: Annotated[
+        Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] | None,
+        Field(
+            alias="Idempotency-Key",
+            description="The same jobs under the same key, within a day, are submitted once.",
+        ),
+    ] = None
 
 
 class DeleteQuery(Query):

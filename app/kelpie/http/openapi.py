@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from flask import Flask, request
 from pydantic import BaseModel, ValidationError
@@ -41,7 +41,7 @@ class StrictFlask(FlaskPlugin):
         del args
         hints = get_type_hints(func)
         if query := hints.get("query"):
-            kwargs["query"] = _model(query, request.args.to_dict())
+            kwargs["query"] = _model(query, _arguments(query))
         if headers := hints.get("headers"):
             kwargs["headers"] = _model(headers, dict(request.headers.items()))
         if json := hints.get("json"):
@@ -53,7 +53,14 @@ class StrictFlask(FlaskPlugin):
         app.add_url_rule(OPENAPI_PATH, "openapi", lambda: app.json.response(self.spectree.spec))
 
 
-def _model(model: type[Query], values: dict[str, str]) -> BaseModel:
+def _arguments(model: type[Query]) -> dict[str, Any]:
+    """The query string; what the model takes a list of may be given several times."""
+    many = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
+    given = request.args.to_dict(flat=False)
+    return {name: values if name in many else values[0] for name, values in given.items()}
+
+
+def _model(model: type[Query], values: dict[str, Any]) -> BaseModel:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -96,6 +96,9 @@ class JobReply(Reply):
     output_prefix: str | None = None
     priority: int
     labels: dict[str, str]
+    max_runtime_s: int | None
+    not_before: Time | None
+    retry_backoff_s: int
     status: JobStatus
     created: Time
     started: Time | None
@@ -107,6 +110,8 @@ class JobReply(Reply):
     num_heartbeats: int
     machine_id: Annotated[str | None, Field(description="The node of the last attempt.")]
     attempt: Annotated[int, Field(description="The number of the last attempt; 0 before the first.")]
+    on_hold: Annotated[bool, Field(description="Kept from being leased until it is resumed.")]
+    banned_nodes: list[str]
     waiting_for: Annotated[str | None, Field(description="Why a live job is not running now.")]
     attempts: Annotated[list[AttemptReply] | None, Field(description="Only with ?expand=attempts.")] = None
 
@@ -120,6 +125,9 @@ class JobPageReply(Reply):
 
     count: Annotated[int, Field(alias="_count", description="Jobs of this page.")]
     jobs: list[JobReply]
+    next_cursor: Annotated[
+        str | None, Field(description="The `cursor` of the next page; null: there is none.")
+    ]
 
 
 class WorkReply(JobReply):

@@ -1,4 +1,4 @@
-"""The reaper: gives the jobs of lost nodes back to their queues when their leases have expired."""
+"""The reaper: gives the jobs of lost nodes back when their leases have expired, and delayed jobs when due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Reaper:
     def tick(self) -> int:
         """Reap every queue; returns how many leases had expired. Raises UnavailableError."""
         reaped = 0
-        for queue in self._store.queues():
+        for queue in self._store.with_leases():
             found = self._store.reap(queue)
             if found:
                 log.info("leases expired", queue=queue.container_group_id, user_id=queue.user_id, count=found)

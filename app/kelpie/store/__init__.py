@@ -1,7 +1,20 @@
 """Everything that touches Redis. ``Store`` is the entrance; no other package sends a command about jobs."""
 
+from kelpie.store.jobs import Filter, Page
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, User
 from kelpie.store.store import Store
 
-__all__ = ["ADMIN_ID", "ApiKey", "Event", "EventType", "Poller", "Principal", "Queue", "Store", "User"]
+__all__ = [
+    "ADMIN_ID",
+    "ApiKey",
+    "Event",
+    "EventType",
+    "Filter",
+    "Page",
+    "Poller",
+    "Principal",
+    "Queue",
+    "Store",
+    "User",
+]

@@ -45,7 +45,7 @@ class Access:
 
 def job_of(place: Place, answer: Sequence[Any]) -> Job:
     """A job from the first three values that a script replies about it."""
-    return codec.decode_job(answer[0].decode(), place.queue.user_id, codec.fields_of(answer[1]), answer[2])
+    return codec.decode_job(answer[0].decode(), place.queue, codec.fields_of(answer[1]), answer[2])
 
 
 def no_such_job(job_id: str) -> NotFoundError:

@@ -9,20 +9,37 @@ from typing import Any
 
 from kelpie.errors import InvalidInputError
 from kelpie.job import Attempt, Job, JobSpec, JobStatus, Outcome
-from kelpie.store.records import Event, EventType
+from kelpie.store.records import Event, EventType, Queue
 
 MAX_SPEC_BYTES = 1024 * 1024
 """The JSON of one definition, at most."""
+
+_RAW_DEFLATE = -15
+_PACKED = b"\x01"  # what a packed definition begins with; JSON begins with {
+_DICTIONARY = (
+    b'"labels":{"priority":,"retry_backoff_s":,"not_before":"","max_runtime_s":,"compression":true,'
+    b'"webhook":"https://","heartbeat_interval":,"max_failures":,"environment":{"input_bucket":"'
+    b'","input_prefix":"","checkpoint_bucket":"","checkpoint_prefix":"","output_bucket":"","output_prefix":"'
+    b'{"command":"/bin/bash","arguments":["-c","python3","--seed","--steps","'
+    b'"],"sync":{"before":[{"bucket":"","prefix":"input/","local_path":"/input","direction":"download"}],'
+    b'"during":[{"bucket":"","prefix":"checkpoints/","local_path":"/checkpoint","direction":"upload"}],'
+    b'"after":[{"bucket":"","prefix":"output/","local_path":"/output","direction":"upload","pattern":"'
+    b'{"command":"true","arguments":["--'
+    b'"],"sync":{}}'
+)
+"""What definitions have in common, so that even a short one packs well. Part of the layout: never changed."""
 
 _UNTOLD = JobSpec(command="", container_group_id="").to_wire()
 
 
 def encode_spec(spec: JobSpec) -> bytes:
-    """A definition as JSON, or as its zlib stream where that is smaller. Raises InvalidInputError.
+    """A definition as JSON, or packed where that is smaller. Raises InvalidInputError.
 
-    What has its default value is left out, so that a small job is small in memory too.
+    What has its default value is left out, and so is the container group, which its queue tells: a small job
+    is small in memory too.
     """
     told = {name: value for name, value in spec.to_wire().items() if value != _UNTOLD.get(name)}
+    told.pop("container_group_id", None)
     try:
         plain = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -31,14 +48,17 @@ def encode_spec(spec: JobSpec) -> bytes:
         raise InvalidInputError(
             f"The job's definition takes {len(plain)} bytes as JSON; the limit is {MAX_SPEC_BYTES}."
         )
-    deflated = zlib.compress(plain, 9)
-    return min(plain, deflated, key=len)
+    packer = zlib.compressobj(9, wbits=_RAW_DEFLATE, zdict=_DICTIONARY)
+    packed = _PACKED + packer.compress(plain) + packer.flush()
+    return min(plain, packed, key=len)
 
 
-def decode_spec(data: bytes) -> JobSpec:
-    """The reverse of :func:`encode_spec`. JSON begins with ``{``, a zlib stream never does."""
-    plain = data if data.startswith(b"{") else zlib.decompress(data)
-    return JobSpec.from_wire(json.loads(plain))
+def decode_spec(data: bytes, container_group_id: str) -> JobSpec:
+    """The reverse of :func:`encode_spec`, for a job of that queue."""
+    plain = data
+    if data.startswith(_PACKED):
+        plain = zlib.decompressobj(_RAW_DEFLATE, zdict=_DICTIONARY).decompress(data[len(_PACKED) :])
+    return JobSpec.from_wire(json.loads(plain) | {"container_group_id": container_group_id})
 
 
 Fields = Mapping[str, str]
@@ -55,14 +75,14 @@ def fields_of(raw: Mapping[Any, Any] | Sequence[bytes]) -> Fields:
     return {text(name): text(value) for name, value in pairs}
 
 
-def decode_job(job_id: str, user_id: str, fields: Fields, spec: bytes) -> Job:
-    """A job from its hash and its definition."""
+def decode_job(job_id: str, queue: Queue, fields: Fields, spec: bytes) -> Job:
+    """A job of a queue from its hash and its definition."""
     return Job(
         id=job_id,
-        user_id=user_id,
-        spec=decode_spec(spec),
+        user_id=queue.user_id,
+        spec=decode_spec(spec, queue.container_group_id),
         status=JobStatus(fields.get("status", JobStatus.PENDING)),
-        created=int(fields["created"]),
+        created=int(fields["order"]) // 1000,
         started=_time(fields, "started"),
         completed=_time(fields, "completed"),
         canceled=_time(fields, "canceled"),
@@ -73,6 +93,8 @@ def decode_job(job_id: str, user_id: str, fields: Fields, spec: bytes) -> Job:
         machine_id=fields.get("node"),
         attempt=int(fields.get("attempt", 0)),
         held=fields.get("attempt_state") == "held",
+        on_hold="hold" in fields,
+        due=_time(fields, "due"),
         banned_nodes=tuple(fields["bans"].split("\n")) if "bans" in fields else (),
     )
 

@@ -42,4 +42,4 @@ class Events:
 
 
 def _keys(queue: Queue) -> QueueKeys:
-    return QueueKeys(queue.user_id, queue.container_group_id)
+    return QueueKeys(queue.number)

@@ -14,13 +14,17 @@ _FACTOR = 0x9E3779B1
 _INVERSE = pow(_FACTOR, -1, 1 << _BITS)
 
 
-def new_job_id(queue_number: int) -> str:
-    """A new id for a job of that queue: a version 4 UUID with 90 random bits."""
+def new_job_id(queue_number: int, bits: int | None = None) -> str:
+    """An id for a job of that queue: a version 4 UUID made of the queue's number and 90 bits.
+
+    ``bits`` (96 of them; 6 give way to the version) None: random ones.
+    """
     if not 0 < queue_number <= _MASK:
         raise ValueError(f"a queue number is 1…{_MASK}, not {queue_number}")
     # At the end, because people tell ids apart by how they begin.
     last = (queue_number * _FACTOR) & _MASK
-    return str(uuid.UUID(int=(secrets.randbits(96) << _BITS) | last, version=4))
+    first = secrets.randbits(96) if bits is None else bits
+    return str(uuid.UUID(int=(first << _BITS) | last, version=4))
 
 
 def queue_number_of(job_id: str) -> int | None:

@@ -10,25 +10,37 @@ kelpie:{queue}:meta                   hash    see META_FIELDS
 kelpie:{queue}:waiting                zset    claimable jobs by waiting score: resumed before never started,
                                               then priority, then age; a job that comes back keeps its place
 kelpie:{queue}:leased                 zset    leased jobs by deadline, in ms of the logical clock
+kelpie:{queue}:delayed                zset    jobs that wait for a time, by that time in ms
+kelpie:{queue}:on_hold                zset    jobs that their owner holds back, by order of creation
 kelpie:{queue}:grants                 hash    hash of a lease's secret → job; one field per open attempt
 kelpie:{queue}:jobs:<status>          zset    jobs in that status by order of creation, in µs; a job is in
                                               exactly one of the five
+kelpie:{queue}:label:<name>=<value>   zset    jobs with that label by order of creation
+kelpie:{queue}:node:<node>            zset    the newest 1,000 jobs that the node was given, by order of
+                                              creation; TTL: 30 days after the last lease
 kelpie:{queue}:job:<id>               hash    see JOB_FIELDS
-kelpie:{queue}:spec:<id>              string  the definition: JSON, or its zlib stream where that is smaller
-kelpie:{queue}:attempts:<id>          list    one JSON record per closed attempt, the last 1,000
-kelpie:{queue}:heartbeat:<id>         string  attempt and node; TTL = lease time, set anew by each heartbeat
+kelpie:{queue}:spec:<id>              string  the definition, as codec.py packs it
+kelpie:{queue}:attempts:<id>          list    the closed attempts as JSON, oldest first, the last 1,000
+kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder; TTL: the lease time; its
+                                              absence is what stale looks like from outside
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
-                                              while it waits, negative while it is leased
+                                              while it waits, negative while it does not
+kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
+kelpie:{queue}:counters               hash    see COUNTERS
 kelpie:{queue}:events                 stream  what happened, the last 100,000 or so; see records.Event
+kelpie:{registry}:schema              string  version of this layout; see migrations.py
 kelpie:{registry}:queue_numbers       hash    queue → number
 kelpie:{registry}:queue_names         hash    number → JSON [user id, container group id]
 kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
+kelpie:{registry}:submit:<id>:<key>   string  sha256 of what a user submitted under an idempotency key (by
+                                              the key's sha256); TTL: a day
 kelpie:{users}:names                  hash    username → user id
 kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
 kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
 ====================================  ======  ==============================================================
 
+``{queue}`` is the number of the queue: short, because every job's keys begin with it.
 ``kelpie:wake`` is a channel: ``<queue number> <jobs that became waiting>``.
 """
 
@@ -39,7 +51,7 @@ from urllib.parse import quote
 WAKE_CHANNEL = "kelpie:wake"
 
 META_FIELDS = {
-    "schema": "version of this layout",
+    "schema": "version of the layout of this queue",
     "wall": "the server's time when a script last ran, ms",
     "clock": "the logical clock at that time, ms",
     "sequence": "number of the last job submitted",
@@ -50,10 +62,15 @@ META_FIELDS = {
 
 JOB_FIELDS = {
     "status": "absent: pending",
-    "created": "ms",
+    "order": "time of creation in µs, strictly increasing in its queue",
     "place": "place among the waiting jobs of its class: priority, then sequence",
     "max_failures": "absent: 3",
     "lease_ms": "how long a lease lasts without a heartbeat, ms; absent: 60000",
+    "due": "not to be leased before, ms; absent: at once",
+    "hold": "1 while its owner holds it back; absent otherwise",
+    "retry_backoff_ms": "pause after the first failure, doubled by each further one; absent: none",
+    "max_runtime_ms": "how long one attempt may take; absent: for ever",
+    "labels": "name=value, separated by newlines",
     "failures": "attempts that failed; absent: 0",
     "heartbeats": "heartbeats counted, one per interval; absent: 0",
     "bans": "nodes banned from the job, separated by newlines",
@@ -67,6 +84,7 @@ JOB_FIELDS = {
     "attempt": "its number; absent: 0, never leased",
     "attempt_state": "held, or expired and not taken by another node; absent: closed",
     "attempt_started": "ms",
+    "run_until": "when it has run for longer than it may, ms of the logical clock",
     "expired": "when its lease expired, ms",
     "node": "its node",
     "secret": "sha256 of the secret of its lease",
@@ -75,6 +93,13 @@ JOB_FIELDS = {
     "outcome": "how it was closed",
 }
 
+COUNTERS = {
+    "<event>": "events of that type, see records.EventType",
+    "attempts_<outcome>": "attempts that ended so, see job.Outcome",
+    "lost_ms": "work of interrupted attempts that was lost, at most: from grant to last sign of life, ms",
+}
+
+SCHEMA = "kelpie:{registry}:schema"
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
@@ -84,6 +109,11 @@ API_KEY_PREFIX = "kelpie:{users}:key:"
 def user_queues(user_id: str) -> str:
     """The numbers of a user's queues."""
     return f"kelpie:{{registry}}:user_queues:{user_id}"
+
+
+def submitted(user_id: str, key_digest: str) -> str:
+    """What a user submitted under an idempotency key."""
+    return f"kelpie:{{registry}}:submit:{user_id}:{key_digest}"
 
 
 def user(user_id: str) -> str:
@@ -102,19 +132,23 @@ def api_key(digest: str) -> str:
 
 
 def queue_name(user_id: str, container_group_id: str) -> str:
-    """The name of a queue: its hash tag. Percent-encoded, so that no name can reach into another."""
+    """The name of a queue in QUEUE_NUMBERS. Percent-encoded, so that no name can be taken for another."""
     return f"{quote(user_id, safe='')}/{quote(container_group_id, safe='')}"
 
 
 class QueueKeys:
     """The names of the keys of one queue."""
 
-    def __init__(self, user_id: str, container_group_id: str) -> None:
-        self.prefix = f"kelpie:{{{queue_name(user_id, container_group_id)}}}:"
+    def __init__(self, number: int) -> None:
+        self.prefix = f"kelpie:{{{number}}}:"
         self.meta = f"{self.prefix}meta"
         self.waiting = f"{self.prefix}waiting"
         self.leased = f"{self.prefix}leased"
+        self.delayed = f"{self.prefix}delayed"
+        self.on_hold = f"{self.prefix}on_hold"
         self.grants = f"{self.prefix}grants"
+        self.polls = f"{self.prefix}polls"
+        self.counters = f"{self.prefix}counters"
         self.events = f"{self.prefix}events"
 
     def job(self, job_id: str) -> str:
@@ -140,3 +174,11 @@ class QueueKeys:
     def index(self, status: str) -> str:
         """The jobs in a status."""
         return f"{self.prefix}jobs:{status}"
+
+    def label(self, name: str, value: str) -> str:
+        """The jobs with a label."""
+        return f"{self.prefix}label:{name}={value}"
+
+    def node(self, node: str) -> str:
+        """The jobs that a node was given."""
+        return f"{self.prefix}node:{node}"

@@ -8,6 +8,7 @@ import secrets
 from kelpie.errors import InvalidInputError, LeaseLostError
 from kelpie.job import REPORTABLE, FinishReply, HeartbeatReply, Holder, JobStatus, Lease, Outcome
 from kelpie.store.access import Access, job_of
+from kelpie.store.connection import translated
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Argument
@@ -91,8 +92,20 @@ class Leases(Access):
             raise LeaseLostError(f"Job {job_id}: {error}", reason=error.reason) from None
         return FinishReply(status=JobStatus(status.decode()), num_failures=int(failures), node_bans=int(bans))
 
+    def with_leases(self) -> list[Queue]:
+        """The queues that hold leased or delayed jobs, and so must be reaped; costs one round trip."""
+        places = self._registry.all(None)
+        with translated():
+            looking = self.redis.pipeline(transaction=False)
+            for place in places:
+                looking.exists(place.keys.leased, place.keys.delayed)
+            return [place.queue for place, some in zip(places, looking.execute(), strict=True) if some]
+
     def reap(self, queue: Queue) -> int:
-        """Puts jobs whose lease has expired back, at most 50 per call; returns how many these were."""
+        """Puts jobs whose lease has expired back and lets due ones wait, at most 50 of each.
+
+        Called every second or so: it moves the logical clock on. Returns how many leases had expired.
+        """
         place = self._registry.numbered(queue.number)
         return 0 if place is None else int(self._run("reap", place, limit=REAP_LIMIT))
 

@@ -1,8 +1,14 @@
-"""One page of the jobs of several queues in order of creation, without reading more than the page needs."""
+"""Job ids of several indexes merged in order of creation, without reading more of them than is asked for."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -12,23 +18,38 @@ from kelpie.store.connection import translated
 
 MAX_PAGE_SIZE = 1000
 MAX_DEPTH = 1_000_000
-"""Jobs that a list may skip, at most: nobody pages that far, and each skipped one costs a little."""
+"""Jobs that a list may skip by page number, at most; each costs a little, so cursors go further."""
+
+_POSITION = re.compile(r"(\d{1,16}) ([0-9a-f-]{36})")
 
 
-class _Source:
-    """One index: a zset of job ids by order of creation, read from the wanted end in chunks."""
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in the order of creation: the job there, and its order in µs."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.taken = 0
-        self.exhausted = False
-        self.last = 0.0  # sort position of the last id read
+    order: int
+    job_id: str
+
+    def to_cursor(self) -> str:
+        """As it is handed to clients."""
+        return base64.urlsafe_b64encode(f"{self.order} {self.job_id}".encode()).decode().rstrip("=")
+
+    @classmethod
+    def from_cursor(cls, cursor: str) -> Position:
+        """The reverse of :meth:`to_cursor`. Raises InvalidInputError."""
+        try:
+            plain = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        except (binascii.Error, ValueError):
+            plain = ""
+        parts = _POSITION.fullmatch(plain)
+        if parts is None:
+            problem = "is not one that a list gave you"
+            raise InvalidInputError(f"The cursor {problem}.", errors=(("cursor", problem),))
+        return cls(int(parts[1]), parts[2])
 
 
-def read_page(
-    client: redis.Redis, indexes: Sequence[str], *, page: int, page_size: int, ascending: bool
-) -> list[str]:
-    """The job ids on page ``page`` (from 1) of the merged indexes. Raises InvalidInputError out of bounds."""
+def check_page(page: int, page_size: int) -> None:
+    """Raises InvalidInputError for a page out of bounds."""
     if not 1 <= page_size <= MAX_PAGE_SIZE:
         raise InvalidInputError(
             f"page_size is {page_size}; it must be 1…{MAX_PAGE_SIZE}.",
@@ -36,48 +57,90 @@ def read_page(
         )
     if page < 1 or (page - 1) * page_size > MAX_DEPTH:
         raise InvalidInputError(
-            f"page is {page}; it must be 1 or more, and at most {MAX_DEPTH} jobs can be skipped.",
+            f"page is {page}; it must be 1 or more, and at most {MAX_DEPTH} jobs can be skipped; "
+            "use next_cursor to go further.",
             errors=(("page", "out of bounds"),),
         )
+
+
+def read_page(
+    client: redis.Redis, indexes: Sequence[str], *, page: int, page_size: int, ascending: bool
+) -> list[Position]:
+    """The jobs on page ``page`` (from 1) of the merged indexes. Raises InvalidInputError out of bounds."""
+    check_page(page, page_size)
     first = (page - 1) * page_size
+    if len(indexes) != 1:
+        return read_after(client, indexes, None, first + page_size, ascending=ascending)[first:]
     with translated():
-        if len(indexes) == 1:
-            ids = client.zrange(indexes[0], first, first + page_size - 1, desc=not ascending)
-            return [text(job_id) for job_id in ids if isinstance(job_id, bytes | str)]
-        return _merge(client, indexes, first, first + page_size, ascending=ascending)
+        entries = client.zrange(indexes[0], first, first + page_size - 1, desc=not ascending, withscores=True)
+    return [_position(entry) for entry in entries]
 
 
-def _merge(
-    client: redis.Redis, indexes: Sequence[str], first: int, end: int, *, ascending: bool
-) -> list[str]:
+class _Source:
+    """One index: a zset of job ids by order of creation, read from the wanted end in chunks."""
+
+    def __init__(self, key: str, last: float) -> None:
+        self.key = key
+        self.last = last  # what was read up to
+        self.exhausted = False
+
+
+def read_after(
+    client: redis.Redis, indexes: Sequence[str], after: Position | None, count: int, *, ascending: bool
+) -> list[Position]:
+    """The next ``count`` jobs of the merged indexes after a position (None: from the first on)."""
     sign = 1 if ascending else -1
-    sources = _filled(client, indexes)
-    if not sources:
-        return []
-    chunk = end // len(sources) + 1
-    found: dict[str, float] = {}  # a job that changes status meanwhile may be met twice
-    behind = sources
-    while behind:
-        reading = client.pipeline(transaction=True)  # one moment for all indexes
-        for source in behind:
-            reading.zrange(
-                source.key, source.taken, source.taken + chunk - 1, desc=not ascending, withscores=True
-            )
-        for source, entries in zip(behind, reading.execute(), strict=True):
-            source.taken += len(entries)
-            source.exhausted = len(entries) < chunk
-            for job_id, score in entries:
-                source.last = sign * score
-                found[text(job_id)] = sign * score
-        ordered = sorted(found.items(), key=lambda item: (item[1], item[0]))
-        # A source that was read past the end of the page can hold nothing more of it.
-        bound = ordered[end - 1][1] if len(ordered) >= end else float("inf")
-        behind = [source for source in sources if not source.exhausted and source.last <= bound]
-    return [job_id for job_id, _ in ordered[first:end]]
+    with translated():
+        sources = _filled(client, indexes, -sign * math.inf if after is None else after.order)
+        chunk = count // max(len(sources), 1) + 2
+        found: set[Position] = set()
+        ordered: list[Position] = []
+        behind = sources
+        including = True  # another queue may have a job of the same µs
+        while behind:
+            reading = client.pipeline(transaction=False)
+            for source in behind:
+                reading.zrange(
+                    source.key,
+                    _bound(source.last, including=including),
+                    sign * math.inf,
+                    desc=not ascending,
+                    withscores=True,
+                    byscore=True,
+                    offset=0,
+                    num=chunk,
+                )
+            for source, entries in zip(behind, reading.execute(), strict=True):
+                source.exhausted = len(entries) < chunk
+                source.last = entries[-1][1] if entries else source.last
+                found.update(map(_position, entries))
+            including = False
+            ordered = _after(found, after, ascending=ascending)
+            # A source that was read past the last of the page can hold nothing more of it.
+            end = math.inf if len(ordered) < count else sign * ordered[count - 1].order
+            behind = [source for source in sources if not source.exhausted and sign * source.last <= end]
+    return ordered[:count]
 
 
-def _filled(client: redis.Redis, indexes: Sequence[str]) -> list[_Source]:
+def _position(entry: Any) -> Position:
+    job_id, order = entry
+    return Position(int(order), text(job_id))
+
+
+def _bound(order: float, *, including: bool) -> str:
+    exact = str(order) if math.isinf(order) else f"{order:.0f}"
+    return exact if including else f"({exact}"
+
+
+def _after(found: set[Position], after: Position | None, *, ascending: bool) -> list[Position]:
+    ordered = sorted(found, reverse=not ascending)
+    if after is None:
+        return ordered
+    return [place for place in ordered if (place > after if ascending else place < after)]
+
+
+def _filled(client: redis.Redis, indexes: Sequence[str], start: float) -> list[_Source]:
     counting = client.pipeline(transaction=False)
     for key in indexes:
         counting.exists(key)
-    return [_Source(key) for key, exists in zip(indexes, counting.execute(), strict=True) if exists]
+    return [_Source(key, start) for key, exists in zip(indexes, counting.execute(), strict=True) if exists]

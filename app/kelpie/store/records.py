@@ -71,6 +71,10 @@ class EventType(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"  # the last failure that max_failures allows
     CANCELED = "canceled"
+    HELD = "held"  # its owner holds the job back
+    RESUMED = "resumed"  # and lets it go on
+    REQUEUED = "requeued"  # a failed or canceled job was opened again, or a delayed one goes at once
+    UNBANNED = "unbanned"  # a node may have the job again
     PURGED = "purged"
 
 

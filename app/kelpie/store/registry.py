@@ -87,7 +87,7 @@ class Registry:
         if len(self._by_number) >= MAX_CACHED:
             self._by_number.clear()
             self._by_name.clear()
-        place = Place(queue, keys.QueueKeys(queue.user_id, queue.container_group_id))
+        place = Place(queue, keys.QueueKeys(queue.number))
         self._by_number[queue.number] = place
         self._by_name[queue.user_id, queue.container_group_id] = place
         return place

@@ -16,7 +16,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from kelpie.errors import ConflictError, KelpieError, LeaseLostError, NotFoundError
+from kelpie.errors import ConflictError, KelpieError, LeaseLostError, NotFoundError, UnavailableError
 from kelpie.store.connection import translated
 
 PRELUDE = "prelude"
@@ -27,9 +27,14 @@ QUEUE_SCRIPTS = (
     "heartbeat",
     "finish",
     "cancel",
+    "hold",
+    "resume",
+    "requeue",
+    "unban",
     "purge",
     "clear",
     "purge_queue",
+    "expire",
     "reap",
 )
 """Scripts about one queue: the prelude is prepended, KEYS is its meta key, ARGV[1] its number."""
@@ -101,7 +106,7 @@ def load(name: str, *, shebang: bool = True, virtual_clock: bool = False) -> Scr
     """A script by its file name.
 
     ``shebang=False`` leaves out the flags line, for servers that cannot parse it. ``virtual_clock`` makes the
-    scripts of a queue read their time from its key ``virtual_clock`` (in ms) where that exists.
+    scripts of a queue read their time from the key ``kelpie:virtual_clock`` (in ms) where that exists.
     """
     body = read_lua(name)
     lines = []
@@ -182,6 +187,11 @@ def refusal_of(text: str) -> KelpieError | None:
         return NotFoundError(f"There is no {detail}.")
     if word == "CONFLICT":
         return ConflictError(f"It is {detail} already.")
+    if word == "NEWER":
+        return UnavailableError(
+            f"This process knows the layout of version {detail} in Redis, which a newer Kelpie has changed; "
+            "upgrade it."
+        )
     if word == "LEASELOST" and detail in LEASE_LOST:
         return LeaseLostError(f"The lease is lost: {LEASE_LOST[detail]}.", reason=detail)
     return None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import builtins
-
 import redis
 
-from kelpie.store import connection
+from kelpie.store import connection, migrations
+from kelpie.store.control import Control
 from kelpie.store.events import Events
-from kelpie.store.jobs import Jobs
 from kelpie.store.leases import Leases
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Scripts
+from kelpie.store.submissions import Submissions
 from kelpie.store.users import Users
 
 
-class Store(Jobs, Leases):
+class Store(Submissions, Control, Leases):
     """Jobs, leases and users in one Redis or Valkey. Safe to share between threads and greenlets.
 
     Every method raises UnavailableError while the server cannot be reached or cannot serve.
@@ -35,14 +34,15 @@ class Store(Jobs, Leases):
         return cls(connection.make_client(url), allow_volatile=allow_volatile)
 
     def check(self) -> None:
-        """Raises StartupError when jobs would not be safe on this server."""
+        """Raises StartupError when jobs would not be safe on this server; upgrades an older layout."""
         connection.check_server(self.redis, allow_volatile=self._allow_volatile)
+        migrations.bring_up_to_date(self.redis)
 
     def close(self) -> None:
         """Closes every connection."""
         self.redis.connection_pool.disconnect()
 
-    def queues(self, user_id: str | None = None) -> builtins.list[Queue]:
+    def queues(self, user_id: str | None = None) -> list[Queue]:
         """The queues of a user (None: of all users), by number."""
         return [place.queue for place in self._registry.all(user_id)]
 

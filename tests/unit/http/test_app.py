@@ -61,7 +61,7 @@ def test_a_defect_is_500_with_an_id_that_the_log_has_too(app: Flask, key: str, m
     def broken(*_args: Any, **_how: Any) -> None:
         raise RuntimeError("the secret of the kitchen")
 
-    monkeypatch.setattr(services(app).store, "list", broken)
+    monkeypatch.setattr(services(app).store, "page", broken)
     with structlog.testing.capture_logs() as logged:
         response = app.test_client().get("/jobs", headers={"X-Kelpie-Key": key})
     body = refused(response, 500)

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from kelpie.job import Holder, Job, Lease
-from kelpie.store import Store
+from kelpie.store import Filter, Store
 from kelpie.store.connection import make_client
 from kelpie.store.keys import QueueKeys
 from kelpie.store.scripts import Scripts
@@ -34,10 +34,12 @@ class StoreUnderTest:
         self._requests = 0
 
     def keys(self, group: str = GROUP, user: str = USER) -> QueueKeys:
-        return QueueKeys(user, group)
+        """The keys of a queue; of the first one, as long as there is none."""
+        queue = self.store.find_queue(user, group)
+        return QueueKeys(1 if queue is None else queue.number)
 
-    def set_clock(self, group: str = GROUP, user: str = USER) -> None:
-        self.redis.set(f"{self.keys(group, user).prefix}virtual_clock", self.now)
+    def set_clock(self) -> None:
+        self.redis.set("kelpie:virtual_clock", self.now)
 
     def jump(self, ms: int) -> None:
         """The server's time jumps, as a suspended or wrongly set machine's does."""
@@ -87,6 +89,11 @@ class StoreUnderTest:
         lease = self.poll(node, request_id)
         assert lease is not None
         return lease
+
+    def list(self, user_id: str | None = USER, **how: Any) -> list[Job]:
+        """One page by number: of a status, of a group."""
+        chosen = Filter(how.pop("status", None), how.pop("container_group_id", None))
+        return self.store.page(user_id, chosen, **how).jobs
 
     def get(self, job: Job) -> Job:
         return self.store.get(job.id)
@@ -151,11 +158,11 @@ def leaked_keys(sut: StoreUnderTest) -> Callable[[], list[bytes]]:
     """The keys that are left beside the registry's, the queues' own records and the test's clock."""
 
     def left() -> list[bytes]:
-        own = (b":meta", b":events", b":virtual_clock")
+        own = (b":meta", b":events", b":virtual_clock", b":polls", b":counters")
         return [
             key
             for key in sut.redis.scan_iter()
-            if not key.endswith(own) and not key.startswith(b"kelpie:{registry}")
+            if not key.endswith(own) and not key.startswith(b"kelpie:{registry}") and b":node:" not in key
         ]
 
     return left

@@ -38,11 +38,15 @@ class Protocol(RuleBasedStateMachine):
     @rule(
         priority=st.sampled_from([0, 1, 255]),
         max_failures=st.integers(1, 3),
+        retry_backoff_s=st.sampled_from([0, 0, 4]),
+        delay_ms=st.sampled_from([None, None, 5000]),
+        max_runtime_s=st.sampled_from([None, None, 3]),
         count=st.integers(1, 2),
         sends=SENDS,
     )
-    def submit(self, priority: int, max_failures: int, count: int, sends: int) -> None:
-        definition: dict[str, Any] = {"priority": priority, "max_failures": max_failures}
+    def submit(self, count: int, sends: int, delay_ms: int | None, **definition: Any) -> None:
+        if delay_ms is not None:
+            definition["not_before"] = self.harness.clock.now + delay_ms
         self.harness.submit(GROUP, count, sends=sends, heartbeat_interval=5, **definition)
 
     @rule(ms=st.sampled_from([1, 900, 4999, 9999, 10_000, 30_000, -20_000]))
@@ -98,6 +102,16 @@ class Protocol(RuleBasedStateMachine):
     @rule(data=st.data(), sends=SENDS)
     def cancel(self, data: st.DataObject, sends: int) -> None:
         self.harness.cancel(self._job(data), sends=sends)
+
+    @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), what=st.sampled_from(["hold", "resume", "requeue"]), sends=SENDS)
+    def change(self, data: st.DataObject, what: str, sends: int) -> None:
+        getattr(self.harness, what)(self._job(data), sends=sends)
+
+    @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), node=st.sampled_from([None, *NODES]), sends=SENDS)
+    def unban(self, data: st.DataObject, node: str | None, sends: int) -> None:
+        self.harness.unban(self._job(data), node, sends=sends)
 
     @precondition(lambda self: self.harness.homes)
     @rule(data=st.data())

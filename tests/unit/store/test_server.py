@@ -12,7 +12,7 @@ import redis
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError, UnavailableError
 from kelpie.job import JobStatus, Lease, Outcome
-from kelpie.store import Store
+from kelpie.store import Filter, Store
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import USER, holder_of
 from tests.waiting import wait_until
@@ -72,7 +72,7 @@ def test_short_memory_refuses_new_jobs_and_lets_running_ones_end(real_store: Sto
     real_store.cancel(other.job.id)
     real_store.purge(lease.job.id)
     real_store.redis.config_set("maxmemory", 0)
-    assert [job.id for job in real_store.list(user_id=USER)] == [other.job.id]
+    assert [job.id for job in real_store.page(USER, Filter()).jobs] == [other.job.id]
 
 
 def test_a_safe_server_passes_the_check(real_store: Store) -> None:
@@ -113,7 +113,7 @@ def test_a_server_that_is_away_is_unavailable_and_back_when_it_is_back(tmp_path:
         for call in (
             store.check,
             lambda: store.get(job.id),
-            lambda: store.list(user_id=USER),
+            lambda: store.page(USER, Filter()),
             lambda: store.lease(USER, GROUP, "node-1", "s" * 16),
             lambda: store.heartbeat(job.id, holder_of(lease)),
             lambda: store.users.authenticate("klp_x"),

@@ -68,3 +68,19 @@ def test_without_compression_a_gzip_object_stays_one(engines: Engines, store: Bu
     store.put("in/x.gz", data)
     engines.job(Sync(before=(down(store.name, "in/", folder),))).download()
     assert tree(folder) == {"x.gz": data}
+
+
+def test_files_that_vanish_while_they_are_compressed_harm_nothing(
+    engines: Engines, store: Bucket, folder: Path
+) -> None:
+    job = engines.job(Sync(during=(up(store.name, "ck/", folder),)), compression=True)
+    job.watch()
+    for number in range(200):
+        short_lived = folder / str(number)
+        short_lived.write_bytes(os.urandom(100_000))
+        short_lived.unlink()
+    (folder / "last").write_bytes(b"stays")
+    job.drain()
+    assert gzip.decompress(store.get("ck/last.gz")) == b"stays"
+    assert store.names() == {"ck/last.gz"}
+    assert list(engines.temp_dir.iterdir()) == []

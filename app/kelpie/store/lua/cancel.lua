@@ -14,6 +14,6 @@ if not job then return not_found(id) end
 if job.live then
   cancel_job(job)
 elseif job.status ~= 'canceled' then
-  return redis.error_reply('CONFLICT ' .. job.status)
+  return conflict(job.status)
 end
-return reply(id)
+return reply(job)

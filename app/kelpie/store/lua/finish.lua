@@ -23,50 +23,42 @@ if not job then return not_found(id) end
 local mine = speaks_for(job, lease, node)
 
 local function answer()
-  local who = mine and job.node or node
+  local who = mine and job.f.node or node
   return {job.status, job.failures, redis.call('ZCARD', bans_key(who))}
 end
 
--- Counts a failure; ends the job when that was the last one allowed.
-local function count_failure(event)
-  job.failures = job.failures + 1
-  redis.call('HSET', job_key(id), 'failures', job.failures)
-  if job.failures >= job.max_failures then
-    if job.attempt_state then close_attempt(job, 'superseded', job.expired) end
-    end_job(job, 'failed')
-  else
-    enter_waiting(job)
-    emit(job, event, mine and job.node or node)
-  end
+local function done()
+  save(job)
+  announce()
+  return answer()
 end
 
-if by_hand ~= '' and job.by_hand == by_hand then return answer() end -- the reply to this very call was lost
-if mine and not job.attempt_state then -- this attempt is closed already
-  if job.outcome == outcome then return answer() end
+if by_hand ~= '' and job.f.by_hand == by_hand then return answer() end -- the reply to this very call was lost
+if mine and not job.f.attempt_state then -- this attempt is closed already
+  if job.f.outcome == outcome then return answer() end
   return lease_lost(job.live and 'closed' or job.status)
 end
 
 if mine then
-  close_attempt(job, outcome, wall, exit_code, reason)
-  if outcome == 'completed' then
-    end_job(job, 'completed')
-  elseif failing then
-    job.bans = job.bans and (job.bans .. '\n' .. job.node) or job.node
-    redis.call('HSET', job_key(id), 'bans', job.bans)
-    count_failure(outcome)
+  if failing then
+    fail_attempt(job, outcome, exit_code, reason)
   else
-    enter_waiting(job)
-    emit(job, 'released')
+    close_attempt(job, outcome, wall, exit_code, reason)
+    if outcome == 'completed' then
+      end_job(job, 'completed')
+    else
+      park(job)
+      emit(job, 'released')
+    end
   end
-  announce()
-  return answer()
+  return done()
 end
 
 -- Not the holder: only a user may go on, on a job that nobody holds, with a report that needs no holder. An old
 -- worker shows no lease and looks like a user; its earlier attempt gives it away.
 local why = refusal(job, lease, node)
 local needs_no_holder = failing or outcome == 'completed'
-if lease ~= '' or by_hand == '' or why == 'superseded' or job.attempt_state == 'held' or not needs_no_holder then
+if lease ~= '' or by_hand == '' or why == 'superseded' or job.f.attempt_state == 'held' or not needs_no_holder then
   if why == 'not_holder' and not job.live then why = job.status end
   return lease_lost(why)
 end
@@ -74,12 +66,11 @@ if not job.live then
   if outcome == job.status then return answer() end
   return lease_lost(job.status)
 end
-redis.call('HSET', job_key(id), 'by_hand', by_hand)
+put(job, 'by_hand', by_hand)
 if outcome == 'completed' then
-  if job.attempt_state then close_attempt(job, 'superseded', job.expired) end
+  if job.f.attempt_state then close_attempt(job, 'superseded', job.f.expired) end
   end_job(job, 'completed')
 else
-  count_failure(outcome)
+  count_failure(job, outcome, node)
 end
-announce()
-return answer()
+return done()

@@ -1,4 +1,5 @@
 -- Renews the lease of a caller that holds the job, also one that has expired and that nobody has taken.
+-- An attempt that has run for longer than its job allows ends here, as a failure of the application.
 --
 -- KEYS
 --   1   meta
@@ -8,7 +9,7 @@
 --   3   lease   fencing token, a dot, and the hash of the lease's secret; empty: judge by the node
 --   4   node    name of the node
 -- Returns
---   {status, '', end of the lease in ms}, or {'canceled', reason, ''} when the caller does not hold the job
+--   {status, '', end of the lease in ms}, or {'canceled', reason, ''} when the caller must stop
 
 local id, lease, node = ARGV[2], ARGV[3], ARGV[4]
 local job = read_job(id)
@@ -19,13 +20,20 @@ if not speaks_for(job, lease, node) then
   return {'canceled', reason, ''}
 end
 if not job.live then return {'canceled', job.status, ''} end
-if not job.attempt_state then return {'canceled', 'closed', ''} end
+if not job.f.attempt_state then return {'canceled', 'closed', ''} end
+if job.f.run_until and now >= tonumber(job.f.run_until) then
+  fail_attempt(job, 'app_failed', '', 'it ran for longer than max_runtime_s')
+  save(job)
+  announce()
+  return {'canceled', 'max_runtime', ''}
+end
 
 -- Counted once per interval, however often the node beats for safety.
 local interval_ms = job.lease_ms / 2
-if not job.counted or now - tonumber(job.counted) >= 0.75 * interval_ms then
-  redis.call('HINCRBY', job_key(id), 'heartbeats', 1)
-  redis.call('HSET', job_key(id), 'counted', int(now))
+if not job.f.counted or now - tonumber(job.f.counted) >= 0.75 * interval_ms then
+  put(job, 'heartbeats', int(tonumber(job.f.heartbeats or '0') + 1))
+  put(job, 'counted', int(now))
 end
 renew(job)
+save(job)
 return {job.status, '', int(wall + job.lease_ms)}

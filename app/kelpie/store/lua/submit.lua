@@ -4,40 +4,44 @@
 --   1   meta
 -- ARGV
 --   1   queue   number of the queue
---   2…  jobs    of each: id, priority, max_failures, lease_ms, spec
+--   2…  jobs    of each: id, priority, spec, options: JSON of what differs from the defaults of
+--               max_failures, lease_ms, due, retry_backoff_ms, max_runtime_ms, and labels as [name=value]
 -- Returns
---   the time of creation of each job in ms, in order
+--   of each job in order: its time of creation in ms, and 1 if it existed before, else 0
 
-local created = {}
+local answer = {}
 local last_order = tonumber(redis.call('HGET', META, 'order') or '0')
-for i = 2, #ARGV, 5 do
-  local id, priority, max_failures = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local lease_ms, spec = tonumber(ARGV[i + 3]), ARGV[i + 4]
-  local known = redis.call('HGET', job_key(id), 'created')
+for i = 2, #ARGV, 4 do
+  local id, priority, spec, options = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
+  local known = redis.call('HGET', job_key(id), 'order')
   if known then
-    created[#created + 1] = known
+    answer[#answer + 1] = int(math.floor(tonumber(known) / 1000))
+    answer[#answer + 1] = 1
   else
     local sequence = redis.call('HINCRBY', META, 'sequence', 1)
-    local job = {id = id, status = 'pending', attempt = 0, place = (255 - priority) * PRIORITY_STEP + sequence}
     -- Strictly increasing, so that lists show the jobs of a batch in their order.
     last_order = math.max(last_order + 1, wall_us)
-    local fields = {'created', int(math.floor(last_order / 1000)), 'place', int(job.place)}
-    if max_failures ~= DEFAULT_MAX_FAILURES then
-      fields[#fields + 1] = 'max_failures'
-      fields[#fields + 1] = int(max_failures)
+    local job = {id = id, status = 'pending', attempt = 0, f = {}, changed = {}}
+    put(job, 'order', int(last_order))
+    put(job, 'place', int((255 - priority) * PRIORITY_STEP + sequence))
+    if options ~= '' then
+      local given = cjson.decode(options)
+      if given.labels then
+        for _, label in ipairs(given.labels) do redis.call('ZADD', label_key(label), job.f.order, id) end
+        put(job, 'labels', table.concat(given.labels, '\n'))
+        given.labels = nil
+      end
+      for name, value in pairs(given) do put(job, name, int(value)) end
     end
-    if lease_ms ~= DEFAULT_LEASE_MS then
-      fields[#fields + 1] = 'lease_ms'
-      fields[#fields + 1] = int(lease_ms)
-    end
-    redis.call('HSET', job_key(id), unpack(fields))
     redis.call('SET', spec_key(id), spec)
-    redis.call('ZADD', index_key('pending'), int(last_order), id)
-    enter_waiting(job)
+    redis.call('ZADD', index_key('pending'), job.f.order, id)
+    settle(job)
+    save(job)
     emit(job, 'submitted')
-    created[#created + 1] = fields[2]
+    answer[#answer + 1] = int(math.floor(last_order / 1000))
+    answer[#answer + 1] = 0
   end
 end
 redis.call('HSET', META, 'order', int(last_order))
 announce()
-return created
+return answer

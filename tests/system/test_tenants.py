@@ -1,0 +1,117 @@
+"""Nothing of one user is seen or changed by another, on any route that the schema names."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.api import ApiServer, ApiUser
+from tests.factories import job_body
+
+SECRET_WORD = "sentinel-3f9c"
+"""Stands in everything of the first user; the second must never read it."""
+
+NOBODYS = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+
+
+@dataclass(frozen=True)
+class Things:
+    """What the first user has, by the names of the path parameters."""
+
+    group: str
+    ids: dict[str, str]
+
+
+@pytest.fixture
+def owner(api_server: ApiServer) -> ApiUser:
+    return api_server.new_user()
+
+
+@pytest.fixture
+def stranger(api_server: ApiServer) -> ApiUser:
+    return api_server.new_user()
+
+
+@pytest.fixture
+def things(owner: ApiUser) -> Things:
+    group = str(uuid.uuid4())
+    body = job_body(
+        container_group_id=group,
+        arguments=[SECRET_WORD],
+        environment={"A": SECRET_WORD},
+        labels={"l": SECRET_WORD},
+        webhook=f"http://127.0.0.1:9/{SECRET_WORD}",
+    )
+    running, waiting = owner.submit(body), owner.submit(body)
+    (leased,) = owner.ok("GET", f"/work?machine_id={SECRET_WORD}&container_group_id={group}")
+    assert leased["id"] == running["id"]
+    assert owner.user_id is not None
+    ids = {"job_id": running["id"], "waiting_job_id": waiting["id"], "user_id": owner.user_id}
+    return Things(group, ids | {"container_group_id": group})
+
+
+def operations(api: ApiUser) -> list[tuple[str, str]]:
+    """Every method and path template of the schema."""
+    paths = api.ok("GET", "/openapi.json")["paths"]
+    return [(method.upper(), path) for path, item in paths.items() for method in item if path not in NOBODYS]
+
+
+def body_for(path: str, things: Things) -> Any:
+    """A body that every route accepts: unknown keys are ignored."""
+    body = job_body(container_group_id=f"other-{uuid.uuid4()}") | {
+        "machine_id": SECRET_WORD,
+        "username": f"name-{uuid.uuid4()}",
+        "org_name": "o",
+        "project_name": "p",
+    }
+    if "/{job_id}/" in path:
+        body["container_group_id"] = things.group
+    return [body] if path.endswith("/batch") else body
+
+
+def everything_of(owner: ApiUser, things: Things) -> list[Any]:
+    jobs = [owner.job(things.ids[name]) for name in ("job_id", "waiting_job_id")]
+    return [{k: v for k, v in job.items() if k != "waiting_for"} for job in jobs]
+
+
+def test_no_route_shows_or_changes_anything_of_another_user(
+    owner: ApiUser, stranger: ApiUser, things: Things
+) -> None:
+    before = everything_of(owner, things)
+    asked = 0
+    for method, template in operations(owner):
+        path = re.sub(r"\{(\w+)\}", lambda name: things.ids.get(name[1], things.ids["job_id"]), template)
+        query = f"?machine_id={SECRET_WORD}&container_group_id={things.group}" if template == "/work" else ""
+        json = None if method in {"GET", "DELETE"} else body_for(template, things)
+        status, _, answer = stranger.request(
+            method, path + query, json=json, headers={"Accept": "application/json"}
+        )
+        asked += 1
+        where = (method, template, status, answer)
+        assert status < 500, where
+        if "{" in template and "{container_group_id}" not in template:
+            assert status in {403, 404}, where
+        if status >= 400 or method == "GET":
+            assert SECRET_WORD not in repr(answer).replace(query, ""), where
+        assert things.ids["job_id"] not in repr(answer) or status == 404, where
+    assert asked >= 20
+    assert everything_of(owner, things) == before
+
+
+def test_lists_and_searches_of_another_user_are_empty(stranger: ApiUser, things: Things) -> None:
+    for query in (
+        "",
+        f"container_group_id={things.group}",
+        "status=running",
+        f"label=l={SECRET_WORD}",
+        f"machine_id={SECRET_WORD}",
+        f"q={SECRET_WORD}",
+        f"q={things.ids['job_id']}",
+    ):
+        assert stranger.ok("GET", f"/jobs?{query}")["jobs"] == [], query
+    assert stranger.ok("DELETE", f"/jobs/container-groups/{things.group}") == {"count": 0}
+    assert stranger.ok("GET", f"/work?machine_id=n&container_group_id={things.group}") == []
