@@ -38,7 +38,7 @@ from tests.proof.mutation import Mutant, mutants_of
 from tests.proof.virtual import make_client
 from tests.proof.walk import plan_of, run_plan
 
-WALKS = 60
+WALKS = 30
 STEPS = 200
 ANSWER_TIMEOUT_S = 3.0  # far longer than any script; a mutant may loop for ever
 WALK_TIMEOUT_S = (
@@ -154,23 +154,24 @@ def all_mutants() -> list[Mutant]:
     return [mutant for name in (PRELUDE, *QUEUE_SCRIPTS) for mutant in mutants_of(name, read_lua(name))]
 
 
-def verdicts(mutants: Sequence[Mutant], *, processes: int = 1, store_tests: bool = True) -> Iterator[Verdict]:
+def verdicts(
+    mutants: Sequence[Mutant], *, processes: int = 1, store_tests: bool = True, walks: int = WALKS
+) -> Iterator[Verdict]:
     """Of each mutant, as they come."""
     if processes == 1:
-        yield from _judge_all((mutants, store_tests))
+        yield from _judge_all((mutants, store_tests, walks))
         return
-    shares = [(mutants[start::processes], store_tests) for start in range(processes)]
+    pieces = [(mutants[start : start + 8], store_tests, walks) for start in range(0, len(mutants), 8)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes) as pool:
-        pieces = [(share[n : n + 8], store_tests) for share, _ in shares for n in range(0, len(share), 8)]
         for found in pool.imap_unordered(_judge_all, pieces):
             yield from found
 
 
-def _judge_all(share: tuple[Sequence[Mutant], bool]) -> list[Verdict]:
-    mutants, store_tests = share
+def _judge_all(share: tuple[Sequence[Mutant], bool, int]) -> list[Verdict]:
+    mutants, store_tests, walks = share
     with tempfile.TemporaryDirectory() as directory:
-        judge = Judge(directory)
+        judge = Judge(directory, walks=walks)
         try:
             return [judge.judge(mutant, store_tests=store_tests) for mutant in mutants]
         finally:
@@ -193,6 +194,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="", help="those whose name contains this")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 4))
     parser.add_argument("--all", action="store_true", help="print the caught ones too")
+    parser.add_argument(
+        "--walks", type=int, default=WALKS, help="seeds of the walk that a mutant must survive"
+    )
     parser.add_argument("--walk-only", action="store_true", help="do not run the store's tests")
     options = parser.parse_args(arguments)
     mutants = [mutant for mutant in all_mutants() if options.only in mutant.name]
@@ -200,7 +204,9 @@ def main(arguments: Sequence[str]) -> int:
         mutants = random.Random(options.seed).sample(mutants, options.sample)
     started = time.monotonic()
     fates: Counter[str] = Counter()
-    for verdict in verdicts(mutants, processes=options.processes, store_tests=not options.walk_only):
+    for verdict in verdicts(
+        mutants, processes=options.processes, store_tests=not options.walk_only, walks=options.walks
+    ):
         fates[verdict.fate] += 1
         if options.all or verdict.fate == "survived":
             print(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from kelpie.embedded.valkey import ValkeyServer
+from kelpie.store.scripts import read_lua
+from tests.proof.harness import Disagreement
 from tests.proof.simulation import Totals, restarting, run_seed
 from tests.proof.virtual import Client, make_client
 
@@ -58,3 +60,79 @@ def _hold(client: Client, seed: int):  # type: ignore[no-untyped-def]
         raise AssertionError(
             f"seed {seed} fails; replay it: python -m tests.proof.simulation --seed {seed} --trace"
         ) from error
+
+
+BROKEN = {
+    "whoever shows any lease is believed": (
+        "prelude",
+        "return lease == job.f.fence .. '.' .. job.f.secret end",
+        "return true end",
+    ),
+    "a poll that is repeated late revives a lease of old": (
+        "prelude",
+        "return lease == job.f.fence .. '.' .. job.f.secret end",
+        "return string.match(lease, '%.(.*)') == job.f.secret end",
+    ),
+    "a node gets a job again that bans it": (
+        "lease",
+        "if banned == 0 then return first end",
+        "do return first end",
+    ),
+    "a job whose lease expired is lost": (
+        "prelude",
+        "park(job)\n      emit(job, 'interrupted')",
+        "leave_all(job)",
+    ),
+    "a failure counts twice": (
+        "prelude",
+        "job.failures = job.failures + 1",
+        "job.failures = job.failures + 2",
+    ),
+    "a repeated report counts again": (
+        "finish",
+        "if job.f.outcome == outcome then return answer() end",
+        "if job.f.outcome == outcome then count_failure(job, outcome) return done() end",
+    ),
+    "an end is not told of": ("prelude", "drop(job, 'hold')\n  emit(job, status)", "drop(job, 'hold')"),
+    "a job on hold is leased": ("prelude", "if job.f.hold then\n", "if false then\n"),
+    "a delayed job is leased at once": ("prelude", "elseif due > wall then", "elseif false then"),
+    "an attempt is missing from the history": (
+        "prelude",
+        "redis.call('RPUSH', attempts_key(job.id), cjson.encode(record))",
+        "if outcome ~= 'interrupted' then redis.call('RPUSH', attempts_key(job.id), '{}') end",
+    ),
+    "a node that revives a paused job shares it": (
+        "prelude",
+        "redis.call('ZREM', WAITING, job.id)\n    redis.call('ZREM', DELAYED, job.id)\n",
+        "",
+    ),
+}
+"""By what goes wrong: script, text, and what stands in its place."""
+
+RARE = {"a poll that is repeated late revives a lease of old": 203, "a job on hold is leased": 51}
+"""Seeds that are known to bring about what few do. When they no longer do, the search takes longer."""
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_the_witness_alone_sees_what_goes_wrong(client: Client, wrong: str) -> None:
+    script, old, new = BROKEN[wrong]
+    source = read_lua(script)
+    assert source.count(old) == 1, "the script was written anew: so must this be"
+    mutated = {script: source.replace(old, new)}
+    for seed in (RARE.get(wrong, 0), *range(2000)):
+        if _goes_wrong(client, seed, mutated):
+            return
+    pytest.fail("nobody noticed")
+
+
+def _goes_wrong(client: Client, seed: int, mutated: dict[str, str]) -> bool:
+    """Whether the witness, or the store itself, takes offence; the model has no say."""
+    try:
+        run_seed(client, seed, mutated=mutated, compares=False)
+    except Disagreement:
+        raise
+    except Exception as error:
+        if "compiling" in str(error):
+            raise
+        return True
+    return False

@@ -293,3 +293,22 @@ def test_outcomes_that_only_the_store_finds_are_not_reported(sut: StoreUnderTest
     lease = sut.lease()
     with pytest.raises(InvalidInputError):
         sut.store.finish(job.id, holder_of(lease), outcome)
+
+
+def test_a_node_that_comes_back_to_a_job_whose_failure_by_hand_made_it_pause_keeps_it(
+    sut: StoreUnderTest, shown: Shown
+) -> None:
+    job = sut.submit_one(max_failures=3, retry_backoff_s=60)
+    lease = sut.lease("node-1")
+    sut.expire(lease)
+    sut.store.finish(job.id, BY_HAND, Outcome.APP_FAILED)
+    assert sut.get(job).due is not None
+    assert sut.store.heartbeat(job.id, shown(lease)).reason is None
+    sut.advance(50_000)
+    sut.store.heartbeat(job.id, shown(lease))
+    sut.advance(50_000)  # the pause is over: nobody else may have the job
+    sut.store.heartbeat(job.id, shown(lease))
+    assert sut.poll("node-2") is None
+    assert (sut.get(job).held, sut.get(job).due) == (True, None)
+    assert sut.store.requeue(job.id).held
+    assert sut.poll("node-2") is None
