@@ -43,7 +43,9 @@ for i, key in ipairs(nodes) do bans[i] = pairs_of(key) end
 local indexes = {}
 for i, key in ipairs(keys.indexes) do indexes[i] = redis.call('ZRANGE', key, 0, -1) end
 local given = {}
-for i, key in ipairs(keys.given) do given[i] = redis.call('ZRANGE', key, 0, -1) end
+for i, key in ipairs(keys.given) do
+  given[i] = {redis.call('ZRANGE', key, 0, -1), redis.call('ZSCORE', 'virtual:ends', key)}
+end
 local found = {cjson.encode({
   redis.call('ZRANGE', keys.waiting, 0, -1), pairs_of(keys.leased), redis.call('HVALS', keys.grants), indexes,
   bans, redis.call('XRANGE', keys.events, ARGV[4], '+'), redis.call('LRANGE', keys.published, 0, -1),
@@ -356,7 +358,9 @@ class Harness:
         kept_back = [j.id for j in in_order if j.live and j.on_hold and not j.held]
         self._same("on hold", list(on_hold), kept_back)
         for node, found in zip(self.nodes, given, strict=True):
-            self._same(f"given to {node}", set(found), model.given.get(node, set()))
+            ids, end = set(found[0]), int(found[1]) if found[0] else None
+            known = model.given.get(node, set())
+            self._same(f"given to {node}", (ids, end), (known, model.given_until.get(node)))
         self._same("polls", _scores(polls), {node: float(time) for node, time in model.polls.items()})
         counted = {name: int(number) for name, number in _scores(counters).items() if number}
         self._same("counters", counted, {name: number for name, number in model.counters.items() if number})

@@ -195,7 +195,7 @@ class Model:
         self.polls: dict[str, int] = {}  # last one of each node
         self.given: dict[str, set[str]] = {}  # jobs that each node was given
         self.counters: Counter[str] = Counter()
-        self._given_until: dict[str, int] = {}
+        self.given_until: dict[str, int] = {}
         self._became_waiting = 0
         self._submitted = 0
         self._order_us = 0
@@ -258,7 +258,7 @@ class Model:
             job.run_until = self._logical + job.max_runtime_ms
         if job.id not in self.given.setdefault(node, set()):
             self.given[node].add(job.id)
-            self._given_until[node] = self.clock.now + NODE_JOBS_KEPT_MS
+            self.given_until[node] = self.clock.now + NODE_JOBS_KEPT_MS
         self._renew(job)
         self._emit("running", job)
         return self._grant(job)
@@ -425,9 +425,9 @@ class Model:
         for job in self.jobs.values():
             if job.alive_until is not None and job.alive_until <= self.clock.now:
                 job.alive_until = None
-        for node, end in list(self._given_until.items()):
+        for node, end in list(self.given_until.items()):
             if end <= self.clock.now:
-                del self._given_until[node], self.given[node]
+                del self.given_until[node], self.given[node]
 
     # The moves
 
@@ -552,7 +552,7 @@ class Model:
         if job.node in self.given:
             self.given[job.node].discard(job.id)
             if not self.given[job.node]:  # Redis keeps no empty set
-                del self.given[job.node], self._given_until[job.node]
+                del self.given[job.node], self.given_until[job.node]
         self._emit("purged", job)
 
     def _finish_as_holder(

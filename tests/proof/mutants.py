@@ -44,7 +44,7 @@ ANSWER_TIMEOUT_S = 3.0  # far longer than any script; a mutant may loop for ever
 WALK_TIMEOUT_S = (
     20  # of one seed, which takes a quarter of a second; a mutant may make the store repeat for ever
 )
-STORE_TESTS_TIMEOUT_S = 180
+STORE_TESTS_TIMEOUT_S = 500
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -27,7 +27,24 @@ from tests.proof.virtual import Client, make_client, seeded
 STEPS = 250
 NODES = ("n1", "n2", "n3", "n4")
 OUTCOMES = (Outcome.COMPLETED, Outcome.APP_FAILED, Outcome.SYNC_FAILED, Outcome.RELEASED)
-CLOCK_MOVES = (1, 400, 749, 750, 1500, 2999, 3750, 4999, 5000, 5001, 9_999, 10_000, 3_600_000, -1, -20_000)
+CLOCK_MOVES = (
+    1,
+    400,
+    749,
+    750,
+    1500,
+    2999,
+    3750,
+    4999,
+    5000,
+    5001,
+    9_999,
+    10_000,
+    3_600_000,
+    50_000_000,
+    -1,
+    -20_000,
+)
 """Around what the protocol counts by: three quarters of a heartbeat interval, a lease, the clock's step."""
 
 Step = tuple[str, int]
