@@ -12,14 +12,17 @@ import json
 import os
 import random
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 
+from kelpie.client_scaling import ScalingCalls
 from kelpie.errors import (
     ConflictError,
     ForbiddenError,
@@ -44,7 +47,9 @@ from kelpie.job import (
 )
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-PAGE_SIZE = 500  # jobs per request of a list
+PAGE_SIZE = 500  # jobs or users per request of a list
+MAX_USER_PAGES = 1000
+MAX_PAGES = 100_000  # requests of one list: a search for text may look through many pages without a match
 
 OUTAGE_S = 600.0
 """How long `Client.wait` bears an API that cannot be reached, in seconds."""
@@ -77,6 +82,8 @@ class Job:
     num_failures: int
     machine_id: str | None  # the node of the last attempt
     attempt: int  # the number of the last attempt; 0 before the first
+    on_hold: bool  # kept from being leased until it is resumed
+    banned_nodes: tuple[str, ...]  # that are not given the job any more
     waiting_for: str | None  # why a live job is not running now
     wire: Mapping[str, Any] = field(repr=False)  # the JSON object, whole
 
@@ -101,6 +108,8 @@ class Job:
             num_failures=wire["num_failures"],
             machine_id=wire.get("machine_id"),
             attempt=wire.get("attempt") or 0,
+            on_hold=bool(wire.get("on_hold")),
+            banned_nodes=tuple(wire.get("banned_nodes") or ()),
             waiting_for=wire.get("waiting_for"),
             wire=dict(wire),
         )
@@ -120,7 +129,36 @@ class User:
         return cls(id=wire["id"], username=wire["username"], wire=dict(wire))
 
 
-class Client:
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of an API key. ``scopes`` None: a full key, which may do all that its user may."""
+
+    id: str
+    prefix: str | None  # how the key begins
+    name: str | None
+    scopes: tuple[str, ...] | None
+    created: int  # ms since 1970 UTC, as every time here
+    expires: int | None
+    last_used: int | None  # up to a minute late
+    wire: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Key:
+        """The key that a JSON object of the API describes; the key itself, if that is shown, is left out."""
+        scopes = wire.get("scopes")
+        return cls(
+            id=wire["id"],
+            prefix=wire.get("prefix"),
+            name=wire.get("name"),
+            scopes=None if scopes is None else tuple(scopes),
+            created=from_iso(wire["created"]) or 0,
+            expires=from_iso(wire.get("expires")),
+            last_used=from_iso(wire.get("last_used")),
+            wire={name: value for name, value in wire.items() if name != "token"},
+        )
+
+
+class Client(ScalingCalls):
     """One connection pool to one API with one key. Thread-safe; close it, or use it as a context manager.
 
     Every method raises :class:`kelpie.errors.KelpieError` of the fitting class. What can be repeated without
@@ -156,11 +194,14 @@ class Client:
         during: Iterable[str | SyncEntry] = (),
         after: Iterable[str | SyncEntry] = (),
         environment: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
         **limits: Any,
     ) -> Job:
         """Queue one command. Sync entries are written ``s3://bucket/prefix:/folder`` or as SyncEntry.
 
-        ``limits``: other fields of JobSpec, such as max_failures, heartbeat_interval (s), priority, labels.
+        ``limits``: other fields of JobSpec, such as max_failures, heartbeat_interval (s), priority, labels,
+        max_runtime_s, retry_backoff_s, not_before (ms since 1970 or a datetime with its offset).
+        ``idempotency_key``: see :meth:`submit_job`.
         """
         return self.submit_job(
             job_spec(
@@ -171,19 +212,33 @@ class Client:
                 after=after,
                 environment=environment,
                 **limits,
-            )
+            ),
+            idempotency_key=idempotency_key,
         )
 
-    def submit_job(self, job: JobSpec | Mapping[str, Any]) -> Job:
-        """Queue one job, given as a definition or as the JSON object of the API."""
-        return Job.from_wire(self._call("POST", "/jobs", body=_body(job)))
+    def submit_job(self, job: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue one job, given as a definition or as the JSON object of the API.
 
-    def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]]) -> list[Job]:
-        """Queue 1…1000 jobs, all or none; the answer is in the same order."""
+        ``idempotency_key``: the same job under the same key, within a day, is the same job: give one to
+        repeat a submit in another process. None: a new key, under which this call itself repeats what was
+        not answered. ConflictError when another job was submitted under the key.
+        """
+        return Job.from_wire(self._submit("/jobs", _body(job), idempotency_key))
+
+    def submit_many(
+        self, jobs: Iterable[JobSpec | Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> list[Job]:
+        """Queue 1…1000 jobs, all or none; the answer is in the same order.
+
+        ``idempotency_key``: of all of them together; see :meth:`submit_job`.
+        """
         bodies = [_body(job) for job in jobs]
         if not 1 <= len(bodies) <= MAX_BATCH:
             raise InvalidInputError(f"a batch has 1 to {MAX_BATCH} jobs, not {len(bodies)}")
-        return [Job.from_wire(wire) for wire in self._call("POST", "/jobs/batch", body=bodies)]
+        return [Job.from_wire(wire) for wire in self._submit("/jobs/batch", bodies, idempotency_key)]
+
+    def _submit(self, path: str, body: Any, key: str | None) -> Any:
+        return self._call("POST", path, body=body, repeatable=True, idempotency_key=key or uuid.uuid4().hex)
 
     def job(self, job_id: str) -> Job:
         """One job. NotFoundError when you have no such job."""
@@ -194,23 +249,37 @@ class Client:
         *,
         status: JobStatus | None = None,
         queue: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        node: str | None = None,
+        text: str | None = None,
         limit: int = 100,
         ascending: bool = False,
     ) -> list[Job]:
-        """Up to ``limit`` jobs, the newest first unless ``ascending``."""
-        found: list[Job] = []
+        """Up to ``limit`` jobs that match everything given, the newest first unless ``ascending``.
+
+        ``node``: jobs that it was given. ``text``: in the id, the command, its arguments, the queue or a
+        label. What looks like a secret is masked in a list; :meth:`job` shows it.
+        """
         size = max(1, min(limit, PAGE_SIZE))
-        for page in range(1, -(-limit // size) + 1):
-            query = {
-                "status": status,
-                "container_group_id": queue,
-                "page": page,
-                "page_size": size,
-                "asc": str(ascending).lower(),
-            }
-            part = self._call("GET", "/jobs", query=query)["jobs"]
+        query: dict[str, Any] = {"status": status, "container_group_id": queue, "machine_id": node, "q": text}
+        query["label"] = [f"{name}={value}" for name, value in (labels or {}).items()]
+        query |= {"page_size": size, "asc": str(ascending).lower()}
+        found: list[Job] = []
+        for page in range(2, MAX_PAGES + 2):
+            answer = self._call("GET", "/jobs", query=query)
+            part = answer["jobs"]
+            if "next_cursor" in answer:
+                ended = answer["next_cursor"] in (None, query.get("cursor"))
+                query["cursor"] = answer["next_cursor"]
+            elif labels or node or text:
+                raise InvalidInputError(
+                    "the API is too old to list jobs by label, node or text; it lists all"
+                )
+            else:  # an older API, whose pages are numbered
+                ended = len(part) < size
+                query["page"] = page
             found += map(Job.from_wire, part)
-            if len(part) < size:
+            if ended or len(found) >= limit:
                 break
         return found[:limit]
 
@@ -245,6 +314,35 @@ class Client:
         """End the job; harmless when repeated. ConflictError when it has completed or failed."""
         self._call("DELETE", _job_path(job_id))
 
+    def hold(self, job_id: str) -> Job:
+        """Keep a live job from being leased until it is resumed; a node that runs it goes on.
+
+        ConflictError when it has ended.
+        """
+        return self._change(job_id, "hold")
+
+    def resume(self, job_id: str) -> Job:
+        """Let a held job be leased again. ConflictError when it has ended."""
+        return self._change(job_id, "resume")
+
+    def requeue(self, job_id: str) -> Job:
+        """Open a failed or canceled job again, without its failures and bans; end a delayed one's pause.
+
+        ConflictError when it has completed.
+        """
+        return self._change(job_id, "requeue")
+
+    def unban(self, job_id: str, node: str | None = None) -> Job:
+        """Let a node (None: every node) have a job again on which it failed.
+
+        ConflictError when it has ended.
+        """
+        return self._change(job_id, "unban", {} if node is None else {"machine_id": node})
+
+    def _change(self, job_id: str, change: str, body: Any = None) -> Job:
+        # To do it twice changes nothing more.
+        return Job.from_wire(self._call("POST", f"{_job_path(job_id)}/{change}", body=body, repeatable=True))
+
     def purge(self, job_id: str) -> None:
         """Delete the job and its records for good."""
         self._call("DELETE", _job_path(job_id), query={"purge": "true"}, gone_is_done=True)
@@ -262,11 +360,52 @@ class Client:
         """A new user (admin only). InvalidInputError when the name is taken."""
         return User.from_wire(self._call("POST", "/users", body={"username": username}))
 
-    def create_key(self, user_id: str, organization: str = "default", project: str = "default") -> str:
-        """A new API key for a user (admin only). It is shown this once."""
-        path = f"/users/{quote(user_id, safe='')}/token"
-        answer = self._call("POST", path, body={"org_name": organization, "project_name": project})
-        return str(answer["token"])
+    def users(self) -> list[User]:
+        """All users by name (admin only)."""
+        found: list[User] = []
+        for page in range(1, MAX_USER_PAGES + 1):
+            part = self._call("GET", "/users", query={"page": page, "page_size": PAGE_SIZE})["users"]
+            found += map(User.from_wire, part)
+            if len(part) < PAGE_SIZE:
+                break
+        return found
+
+    def delete_user(self, user_id: str) -> None:
+        """Delete a user and his keys; his jobs stay (admin only)."""
+        self._call("DELETE", f"/users/{quote(user_id, safe='')}", gone_is_done=True)
+
+    def create_key(
+        self,
+        user_id: str,
+        organization: str = "default",
+        project: str = "default",
+        *,
+        scopes: Sequence[str] | None = None,
+        name: str | None = None,
+        expires_in_s: int | None = None,
+    ) -> str:
+        """A new API key for a user (admin only). It is shown this once.
+
+        ``scopes``: what it may do, of ``submit``, ``work`` and (for the admin's own keys) ``admin``; None:
+        all that its user may.
+        """
+        body = {"org_name": organization, "project_name": project} | _reach(scopes, name, expires_in_s)
+        return str(self._call("POST", f"/users/{quote(user_id, safe='')}/token", body=body)["token"])
+
+    def create_own_key(
+        self, *, scopes: Sequence[str] | None = None, name: str | None = None, expires_in_s: int | None = None
+    ) -> tuple[str, Key]:
+        """Another API key of your own, shown this once, and what is known of it. Needs a full key."""
+        wire = self._call("POST", "/users/me/keys", body=_reach(scopes, name, expires_in_s))
+        return str(wire["token"]), Key.from_wire(wire)
+
+    def keys(self, user_id: str | None = None) -> list[Key]:
+        """Your API keys, or those of a user (admin only), oldest first; never a key itself."""
+        return [Key.from_wire(wire) for wire in self._call("GET", _keys_path(user_id))["keys"]]
+
+    def revoke_key(self, key_id: str, user_id: str | None = None) -> None:
+        """End an API key of yours, or of a user (admin only), at once. NotFoundError when there is none."""
+        self._call("DELETE", f"{_keys_path(user_id)}/{quote(key_id, safe='')}", gone_is_done=True)
 
     def close(self) -> None:
         """Close the connections."""
@@ -288,15 +427,25 @@ class Client:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
         gone_is_done: bool = False,
+        repeatable: bool = False,
+        idempotency_key: str | None = None,
     ) -> Any:
         """One request, repeated while that is harmless; the decoded answer.
 
-        A POST is repeated only when the server surely did nothing: it could not be connected to, or was too
-        busy (429). After a 503 a submit may have been stored all the same.
+        Any is repeated when the server surely did nothing: it could not be connected to, or was too busy
+        (429). After a lost answer or a 503 it may have been carried out all the same: then a POST is repeated
+        only if it is ``repeatable``: it changes nothing more the second time, or carries an
+        ``idempotency_key`` by which the server knows it again.
         ``gone_is_done``: a 404 to a repeated request means that the first one was carried out.
         """
-        query = {name: value for name, value in (query or {}).items() if value is not None}
-        url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
+        query = {name: value for name, value in (query or {}).items() if value not in (None, [])}
+        url = f"{self.url}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
+        repeatable = repeatable or method != "POST"
+        headers: dict[str, str] = dict(self._pool.headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
         lost_reply = False
         for attempt in range(1, _TRIES + 1):
             pause_s = _backoff_s(attempt)
@@ -305,9 +454,7 @@ class Client:
                     method,
                     url,
                     body=None if body is None else json.dumps(body).encode(),
-                    headers=None
-                    if body is None
-                    else {**self._pool.headers, "Content-Type": "application/json"},
+                    headers=headers,
                     redirect=False,  # the key goes to no other address
                 )
             except urllib3.exceptions.HTTPError as error:
@@ -315,7 +462,7 @@ class Client:
                     error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError
                 )
                 lost_reply = lost_reply or not unreached
-                if attempt == _TRIES or not (unreached or method != "POST"):
+                if attempt == _TRIES or not (unreached or repeatable):
                     raise UnavailableError(
                         f"the API at {_without_password(self.url)} cannot be reached "
                         f"({type(error).__name__}); is it running, and is KELPIE_API_URL right?"
@@ -323,7 +470,7 @@ class Client:
             else:
                 if gone_is_done and lost_reply and answer.status == 404:
                     return None
-                again = answer.status == 429 or (answer.status in _RETRY_STATUS and method != "POST")
+                again = answer.status == 429 or (answer.status in _RETRY_STATUS and repeatable)
                 if not again or attempt == _TRIES:
                     return _decoded(answer.status, answer.data)
                 pause_s = max(pause_s, _retry_after_s(answer.headers.get("Retry-After")))
@@ -339,11 +486,16 @@ def job_spec(
     during: Iterable[str | SyncEntry] = (),
     after: Iterable[str | SyncEntry] = (),
     environment: Mapping[str, str] | None = None,
+    not_before: int | datetime | None = None,
     **limits: Any,
 ) -> JobSpec:
     """The definition of a job that runs ``argv``. InvalidInputError names what is wrong."""
     if not argv:
         raise InvalidInputError("a job needs a command")
+    if isinstance(not_before, datetime):
+        if not_before.tzinfo is None:
+            raise InvalidInputError(f"not_before is {not_before}, without its offset from UTC")
+        not_before = round(not_before.timestamp() * 1000)
     down, up = Direction.DOWNLOAD, Direction.UPLOAD
     try:
         return JobSpec(
@@ -356,6 +508,7 @@ def job_spec(
                 during=tuple(sync_entry(entry, up) for entry in during),
                 after=tuple(sync_entry(entry, up) for entry in after),
             ),
+            not_before=not_before,
             **limits,
         )
     except TypeError as error:
@@ -388,13 +541,30 @@ def sync_entry(text: str | SyncEntry, direction: Direction) -> SyncEntry:
 
 
 def _body(job: JobSpec | Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent: without what has its default, of which an older API may not know."""
     if not isinstance(job, JobSpec):
         return dict(job)
-    return {name: value for name, value in job.to_wire().items() if value is not None}
+    wire = job.to_wire()
+    defaults = JobSpec(command="", container_group_id="").to_wire()
+    return {name: value for name, value in wire.items() if name not in defaults or value != defaults[name]}
 
 
 def _job_path(job_id: str) -> str:
     return f"/jobs/{quote(job_id, safe='')}"
+
+
+def _keys_path(user_id: str | None) -> str:
+    return f"/users/{quote(user_id or 'me', safe='')}/keys"
+
+
+def _reach(scopes: Sequence[str] | None, name: str | None, expires_in_s: int | None) -> dict[str, Any]:
+    """How far a new key reaches, without what is left to the API."""
+    reach = {
+        "scopes": None if scopes is None else list(scopes),
+        "name": name,
+        "expires_in_s": expires_in_s,
+    }
+    return {field: value for field, value in reach.items() if value is not None}
 
 
 def _attempt(wire: Mapping[str, Any]) -> Attempt:

@@ -54,7 +54,7 @@ class LeaseLostError(ConflictError):
 
 
 class UnavailableError(KelpieError):
-    """Redis (or, seen from a client, the API) cannot be reached; nothing was lost, try again."""
+    """Redis, a service that checks credentials or, seen from a client, the API gives no answer; try again."""
 
 
 class StartupError(KelpieError):

@@ -1,17 +1,19 @@
 """Logs of every Kelpie process: one JSON line per event, or a human line when stderr is a terminal.
 
-The worker uses this module too, so it imports structlog and the standard library only. What other libraries
-write through :mod:`logging` (gunicorn, RQ, redis) comes out in the same form.
+The worker uses it too: it imports structlog and the standard library, and of ours what needs no more.
+What other libraries write through :mod:`logging` (gunicorn, RQ, redis) comes out in the same form.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
+
+from kelpie.secrets import masked_environment, masked_text
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 """The levels that :func:`configure` takes, in rising order."""
@@ -57,9 +59,18 @@ def configure(level: str = "info") -> None:
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor that hides the values of :data:`SECRET_KEYS`: the net below careful callers."""
-    for name in SECRET_KEYS & event.keys():
-        event[name] = "[redacted]"
+    """A processor that hides secrets, the net below careful callers.
+
+    It hides the values of :data:`SECRET_KEYS`, texts that look like a secret or hold one, and the secrets of
+    an ``environment``.
+    """
+    for name, value in event.items():
+        if name in SECRET_KEYS:
+            event[name] = "[redacted]"
+        elif isinstance(value, str):
+            event[name] = masked_text(value)
+        elif name == "environment" and isinstance(value, Mapping):
+            event[name] = masked_environment(value)
     return event
 
 

@@ -9,7 +9,14 @@ from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 
 WORKER_SECRETS = frozenset(
-    {"KELPIE_API_KEY", "KELPIE_ADMIN_KEY", "SALAD_API_KEY", "KELPIE_REDIS_URL", "REDIS_URL"}
+    {
+        "KELPIE_API_KEY",
+        "KELPIE_ADMIN_KEY",
+        "KELPIE_TOKEN_FILE",
+        "SALAD_API_KEY",
+        "KELPIE_REDIS_URL",
+        "REDIS_URL",
+    }
 )
 """Credentials of the worker and of the control plane. A command never inherits them."""
 

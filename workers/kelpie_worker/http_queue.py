@@ -162,7 +162,12 @@ class HttpQueue:
                 method,
                 self._settings.api_url + path,
                 body=None if body is None else json.dumps(body),
-                headers={**self._headers, "Content-Type": "application/json", **(headers or {})},
+                headers={
+                    **self._headers,
+                    **_identity(self._settings),
+                    "Content-Type": "application/json",
+                    **(headers or {}),
+                },
                 timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT_S, timeout_s), read=timeout_s),
                 preload_content=False,
             )
@@ -192,6 +197,19 @@ def _credentials(settings: Settings) -> dict[str, str]:
         "Salad-Organization": settings.salad_organization,
         "Salad-Project": settings.salad_project,
     }
+
+
+def _identity(settings: Settings) -> dict[str, str]:
+    """The node's own token, as it is now: whoever issues it renews it in its file."""
+    if settings.token_file is None or settings.api_key or settings.salad_api_key:
+        return {}
+    try:
+        token = settings.token_file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise UnavailableError(
+            f"{settings.token_file} (KELPIE_TOKEN_FILE) cannot be read: {type(error).__name__}"
+        ) from error
+    return {"Authorization": f"Bearer {token}", "Salad-Project": settings.salad_project or "default"}
 
 
 def _finish_reply(answer: Json, status: JobStatus, own_bans: int) -> FinishReply:

@@ -64,7 +64,8 @@ class Worker:
     def run(self) -> int:
         """Until stopped or replaced; the exit code of the process. StartupError: this can never work."""
         self._stop.subscribe(self._queue.stop_leasing)
-        while not self._stop.requested.is_set():
+        self._stop.when_retiring(self._on_retire)
+        while not self._stop.leaving:
             self._collect_finals()
             if self._node_bans >= self._settings.max_job_failures:
                 return self._replace(f"jobs failed on this node: it is banned from {self._node_bans}")
@@ -78,11 +79,16 @@ class Worker:
                     return self._replace(f"no work for {idle_s:.0f} s")
                 continue
             self._serve(job)
-            if self._settings.recreate_between_jobs and not self._stop.requested.is_set():
+            if self._settings.recreate_between_jobs and not self._stop.leaving:
                 return self._recreate()
         self._log.info("stopping", uploads_of_jobs=len(self._finals))
         self._wait_for_finals()
         return STOPPED
+
+    def _on_retire(self) -> None:
+        # A poll that is left open may be given a job as long as this process lives: then it is waited for.
+        if not any(thread.is_alive() for _, thread in list(self._finals)):
+            self._queue.stop_leasing()
 
     def _lease(self) -> LeasedJob | None:
         """One poll. Whatever it meets, the worker goes on asking."""
@@ -109,7 +115,7 @@ class Worker:
             or time.monotonic() - asked >= min(self._settings.poll_wait_s, MAX_POLL_WAIT_S) / 2
         ):
             self._too_early.reset()
-        else:  # a server without long polls, or one that is about to end
+        elif not self._stop.leaving:  # a server without long polls, or one that is about to end
             self._stop.requested.wait(self._too_early.pause_s())
         return job
 

@@ -129,8 +129,12 @@ class RedisQueue:
             if self._user_id is None:
                 if not self._settings.api_key:
                     raise UnauthenticatedError("KELPIE_API_KEY is not set: it tells whose queue is served")
+                from kelpie.store import Scope
+
                 principal = store.users.authenticate(self._settings.api_key)
                 if principal is None:
                     raise ForbiddenError("KELPIE_API_KEY is not a key that this Redis knows")
+                if not principal.may(Scope.WORK):
+                    raise ForbiddenError("KELPIE_API_KEY lacks the scope work")
                 self._user_id = principal.user_id
             return store, self._user_id

@@ -270,6 +270,14 @@ class Settings:
         help="The SaladCloud project of SALAD_API_KEY.",
         parse=_text,
     )
+    token_file: Path | None = setting(  # noqa: RUF009  (a field, as dataclasses.field is)
+        None,
+        "KELPIE_TOKEN_FILE",
+        help="A file with this node's own identity (a signed token, JWT), used when no API key is set; read "
+        "anew at every call. SALAD_PROJECT goes with it.",
+        parse=Path,
+        shown_default="",
+    )
     machine_id: str = setting(
         "",
         "SALAD_MACHINE_ID",

@@ -1,4 +1,4 @@
-"""The wish to end this worker, and how urgent it is."""
+"""The wish to end this worker, and how urgent it is: once it is idle, in good order, at once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,43 @@ import threading
 from collections.abc import Callable
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+RETIRE_SIGNAL = signal.SIGUSR1
 
 
 class Stop:
-    """Set once by the first request (end in good order), and once more by the second (end at once)."""
+    """Set once by the first request (end in good order), and once more by the second (end at once).
+
+    A worker that only retires takes no other job, and ends when it has none: nothing of it is interrupted.
+    """
 
     def __init__(self) -> None:
+        self.retiring = threading.Event()
         self.requested = threading.Event()
         self.at_once = threading.Event()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
+        self._on_retire: Callable[[], None] | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether no other job may be taken."""
+        return self.retiring.is_set() or self.requested.is_set()
+
+    def retire(self) -> None:
+        """Ask for the end as soon as there is no job here. Harmless when repeated."""
+        with self._lock:
+            self.retiring.set()
+            listener = self._on_retire
+        if listener is not None:
+            listener()
+
+    def when_retiring(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` when :meth:`retire` is called, or now if it was."""
+        with self._lock:
+            self._on_retire = listener
+            late = self.retiring.is_set()
+        if late:
+            listener()
 
     def request(self) -> None:
         """Ask for the end. Asked again: at once."""
@@ -39,16 +66,19 @@ class Stop:
             self._listeners.remove(listener)
 
     def listen(self) -> None:
-        """Turn SIGTERM and SIGINT into requests. Call it before any thread is started.
+        """Turn SIGTERM and SIGINT into requests, SIGUSR1 into :meth:`retire`. Call it before any thread.
 
         The signals are blocked and taken by a thread of their own: a handler would run in the middle of
         whatever the main thread does, and could not touch a lock that the main thread may hold.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signals = STOP_SIGNALS | {RETIRE_SIGNAL}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
         def take() -> None:
             while True:
-                signal.sigwait(STOP_SIGNALS)
-                self.request()
+                if signal.sigwait(signals) == RETIRE_SIGNAL:
+                    self.retire()
+                else:
+                    self.request()
 
         threading.Thread(target=take, name="signals", daemon=True).start()

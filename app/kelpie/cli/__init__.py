@@ -1,4 +1,4 @@
-"""The command line. Each subcommand is a module here with a click command named ``command``.
+"""The command line. Each subcommand is a click command named ``command`` in the module here of its name.
 
 A subcommand is imported when it is called, so that the bare install, which has the client's packages only,
 can run those that need no more, and say what the others need.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from kelpie.cli import exit_codes
 from kelpie.errors import InvalidInputError, KelpieError
@@ -23,6 +24,7 @@ class _Entry(NamedTuple):
 
     help: str
     extra: str | None = None  # of the distribution, without which it cannot run
+    module: str | None = None  # that has several subcommands, under their names
 
 
 COMMANDS = {
@@ -32,10 +34,16 @@ COMMANDS = {
     "jobs": _Entry("List jobs."),
     "job": _Entry("Show one job and its attempts."),
     "cancel": _Entry("End jobs."),
+    "hold": _Entry("Keep jobs from being leased.", module="control"),
+    "resume": _Entry("Let held jobs be leased again.", module="control"),
+    "requeue": _Entry("Open failed or canceled jobs again.", module="control"),
+    "unban": _Entry("Let nodes have jobs again on which they failed.", module="control"),
     "delete": _Entry("Delete jobs and their records for good."),
-    "keys": _Entry("Make API keys, and see whose key this is."),
+    "keys": _Entry("Make, list and revoke API keys, and see whose key this is."),
+    "scaling": _Entry("Scale container groups with the length of their queues."),
+    "completion": _Entry("Print what makes a shell complete commands and options."),
     "api": _Entry("Run the HTTP API.", "server"),
-    "platform": _Entry("Run what happens behind the scenes: webhooks, expired leases.", "server"),
+    "platform": _Entry("Run what happens behind the scenes: webhooks, expired leases, scaling.", "server"),
     "worker": _Entry("Run the node worker.", "worker"),
 }
 
@@ -46,11 +54,28 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
             return None
-        command: click.Command = importlib.import_module(f"kelpie.cli.{cmd_name}").command
+        try:
+            module = importlib.import_module(f"kelpie.cli.{entry.module or cmd_name}")
+        except ModuleNotFoundError:
+            if (
+                ctx is not None and ctx.resilient_parsing
+            ):  # completing: nothing is known of it, nothing is said
+                return None
+            raise
+        command: click.Command = getattr(module, cmd_name if entry.module else "command")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The subcommands that begin so; click's own way would import all of them."""
+        return [
+            CompletionItem(name, help=entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ] + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

@@ -7,17 +7,17 @@ import signal
 import tempfile
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from kelpie.cli import exit_codes
 from kelpie.cli.job import attempts_table
 from kelpie.cli.output import LONGEST_MESSAGE, console, safe
-from kelpie.demo.scenario import DemoFailed, Result, run
-from kelpie.demo.view import View
-from kelpie.embedded.process_tree import adopt_orphans, kill_descendants
-from kelpie.embedded.s3 import remove_sockets
 from kelpie.errors import KelpieError
+
+if TYPE_CHECKING:
+    from kelpie.demo.scenario import Result
 
 
 @click.command(
@@ -42,6 +42,12 @@ def command(*, data: Path | None) -> int:
     The job is a Monte-Carlo simulation with checkpoints. Another node resumes it, and its output in the
     bucket must be bit-identical with that of an uninterrupted run.
     """
+    # Imported late: a shell that completes this command's options must not wait for numpy.
+    from kelpie.demo.scenario import DemoFailed, run
+    from kelpie.demo.view import View
+    from kelpie.embedded.process_tree import adopt_orphans, kill_descendants
+    from kelpie.embedded.s3 import remove_sockets
+
     if data is not None and data.exists() and any(data.iterdir()):
         raise click.UsageError(f"{data} is not empty; the demo starts from nothing")
     folder = Path(tempfile.mkdtemp(prefix="kelpie-demo-")) if data is None else data.resolve()

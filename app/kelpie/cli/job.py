@@ -75,6 +75,18 @@ def _facts(job: Job) -> Table:
     facts.add_row("node", cell(job.machine_id))
     facts.add_row("attempt", cell(job.attempt))
     facts.add_row("failures", cell(f"{job.num_failures} of {spec.max_failures}"))
+    if job.banned_nodes:
+        facts.add_row("banned nodes", cell(" ".join(job.banned_nodes)))
+    if job.on_hold:
+        facts.add_row("on hold", cell("yes"))
+    if spec.not_before is not None:
+        facts.add_row("not before", cell(iso(spec.not_before)))
+    if spec.max_runtime_s is not None:
+        facts.add_row("max runtime", cell(duration(spec.max_runtime_s)))
+    if spec.retry_backoff_s:
+        facts.add_row("retry backoff", cell(duration(spec.retry_backoff_s)))
+    if spec.priority:
+        facts.add_row("priority", cell(spec.priority))
     for name, time_ms in (("created", job.created), ("started", job.started), ("ended", job.ended)):
         facts.add_row(name, cell(iso(time_ms)))
     facts.add_row("heartbeat", cell("–" if job.heartbeat is None else f"{ago(job.heartbeat)} ago"))

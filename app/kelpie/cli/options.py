@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import click
@@ -27,3 +30,45 @@ def pairs(name: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...
         return parsed
 
     return parse
+
+
+_UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in _UNITS_S), re.ASCII)
+
+
+def duration(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """A click callback for a duration of a second or more; in seconds."""
+    if text is None:
+        return None
+    seconds = seconds_of(text)
+    if not seconds:
+        problem = f"{text!r} is no duration of a second or more; write 90s, 15m, 2h, 3d, 1d12h or seconds"
+        raise click.BadParameter(problem, ctx=ctx, param=param)
+    return seconds
+
+
+def moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """A click callback for a time, ISO-8601 with its offset, or a duration from now; in ms since 1970."""
+    if text is None:
+        return None
+    seconds = seconds_of(text)
+    if seconds is not None:
+        return int(1000 * (time.time() + seconds))
+    try:
+        given = datetime.fromisoformat(text)
+        if given.tzinfo is not None:
+            return round(given.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        pass
+    problem = f"{text!r} is no time; write 2h, or 2027-01-31T08:00:00Z with the offset"
+    raise click.BadParameter(problem, ctx=ctx, param=param)
+
+
+def seconds_of(text: str) -> int | None:
+    """The seconds of a duration like ``1d12h`` or ``90``; None when the text is none."""
+    if re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        return int(text)
+    parts = _DURATION.fullmatch(text)
+    if parts is None or not text:
+        return None
+    return sum(int(parts[unit] or 0) * seconds for unit, seconds in _UNITS_S.items())

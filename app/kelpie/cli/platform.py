@@ -15,7 +15,9 @@ Examples:
 \b
 Environment: KELPIE_REDIS_URL (redis://127.0.0.1:6379/0), KELPIE_WEBHOOK_WORKERS (1),
 KELPIE_WEBHOOK_TIMEOUT_S (10), KELPIE_WEBHOOK_ALLOW_PRIVATE (false), KELPIE_REAP_INTERVAL_S (0.5),
-KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30), KELPIE_LOG_LEVEL (info).
+KELPIE_PROVIDER (local), KELPIE_AUTOSCALE_INTERVAL_S (300), KELPIE_AUTOSCALE_COOLDOWN_S (60),
+KELPIE_RETENTION_DAYS (0: jobs are kept for ever), KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30),
+KELPIE_LOG_LEVEL (info).
 
 \b
 Exit codes:
@@ -25,7 +27,7 @@ Exit codes:
 """,
 )
 def command() -> None:
-    """Deliver webhooks and free the jobs of lost nodes, until stopped."""
+    """Deliver webhooks, free the jobs of lost nodes and scale container groups, until stopped."""
     from kelpie.platform.startup import exit_codes, open_store, read_settings
     from kelpie.platform.supervisor import Supervisor
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 import click
 
 from kelpie.cli import exit_codes
-from kelpie.cli.options import json_option, pairs, url_option
+from kelpie.cli.options import duration, json_option, moment, pairs, url_option
 from kelpie.cli.output import print_json, safe
 from kelpie.client import Client, Job, job_spec
 from kelpie.errors import InvalidInputError
@@ -26,6 +26,7 @@ Examples:
   kelpie submit --queue sims -- python sim.py --steps 1000
   kelpie submit --queue sims --before s3://b/in:/input --during /ckpt:s3://b/ck \\
       --before s3://b/ck:/ckpt --after /out:s3://b/out --env SEED=7 --wait -- python sim.py
+  kelpie submit --queue sims --not-before 2h --max-runtime 3d --retry-backoff 10m -- python sim.py
   kelpie submit --file job.json        (one job, or an array of up to 1000)
 
 A `during` folder that the command resumes from needs a `before` entry too: that brings the last checkpoint.
@@ -52,15 +53,47 @@ A `during` folder that the command resumes from needs a `before` entry too: that
     "--heartbeat-interval", type=click.IntRange(1), metavar="S", help="Seconds (30); a lease is two of them."
 )
 @click.option("--priority", type=click.IntRange(0, 255), help="Higher goes first (0).")
+@click.option(
+    "--max-runtime",
+    "max_runtime_s",
+    callback=duration,
+    metavar="TIME",
+    help="Of one attempt, from lease to report; a longer one has failed. 90s, 2h, 3d.",
+)
+@click.option(
+    "--not-before",
+    callback=moment,
+    metavar="WHEN",
+    help="Not leased earlier: 2h from now, or an ISO-8601 time.",
+)
+@click.option(
+    "--retry-backoff",
+    "retry_backoff_s",
+    callback=duration,
+    metavar="TIME",
+    help="The pause after a failure (none); each further one doubles it, up to a day.",
+)
 @click.option("--webhook", metavar="URL", help="Told when the job runs, completes and fails.")
 @click.option("--compression", is_flag=True, help="Gzip the objects.")
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="The same job under the same key, within a day, is queued once. Default: a new one.",
+)
 @click.option("--file", "file", type=click.File("rb"), help="The job as JSON; - reads standard input.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless the job completes.")
 @json_option
 @url_option
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND [ARGUMENT]...]")
 def command(
-    *, argv: tuple[str, ...], file: IO[bytes] | None, wait: bool, as_json: bool, url: str | None, **given: Any
+    *,
+    argv: tuple[str, ...],
+    file: IO[bytes] | None,
+    wait: bool,
+    idempotency_key: str | None,
+    as_json: bool,
+    url: str | None,
+    **given: Any,
 ) -> int:
     """Queue a job: a command, the data it needs, and the data it makes."""
     described = {name: value for name, value in given.items() if value}
@@ -73,7 +106,11 @@ def command(
     wanted = _read(file) if file is not None else job_spec(argv, **described)
     with Client(url) as client:
         many = isinstance(wanted, list)
-        jobs = client.submit_many(wanted) if isinstance(wanted, list) else [client.submit_job(wanted)]
+        jobs = (
+            client.submit_many(wanted, idempotency_key=idempotency_key)
+            if isinstance(wanted, list)
+            else [client.submit_job(wanted, idempotency_key=idempotency_key)]
+        )
         if wait:
             if not as_json:
                 _say(jobs, err=True)

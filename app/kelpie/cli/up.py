@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import signal
+import uuid
 from pathlib import Path
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 
 from kelpie.cli import exit_codes
 from kelpie.cli.output import LONGEST_MESSAGE, safe
-from kelpie.embedded.options import DEFAULT_QUEUE, Event, Options, Ready
+from kelpie.embedded.options import (
+    DEFAULT_MAX_NODES,
+    DEFAULT_QUEUE,
+    SCALED_QUEUE,
+    Autoscale,
+    Event,
+    Options,
+    Ready,
+)
 from kelpie.embedded.platform import Platform
 from kelpie.embedded.process_tree import adopt_orphans, kill_descendants
 from kelpie.embedded.s3 import remove_sockets
@@ -22,6 +32,7 @@ from kelpie.embedded.s3 import remove_sockets
 Examples:
   kelpie up
   kelpie up --port 9000 --workers 4 --data ~/kelpie
+  kelpie up --autoscale --max 8        (no node while there is no job, one per job up to 8)
 
 Everything listens on the loopback. Jobs, keys and buckets are kept in the data folder and are back after a
 restart. Ctrl-C stops all of it in order: the nodes hand their jobs back first. A second Ctrl-C: at once.
@@ -38,11 +49,41 @@ restart. Ctrl-C stops all of it in order: the nodes hand their jobs back first. 
     help="The folder that everything is kept in.",
 )
 @click.option(
-    "--queue", default=DEFAULT_QUEUE, show_default=True, metavar="NAME", help="What the nodes serve."
+    "--queue",
+    metavar="NAME",
+    help=f"What the nodes serve; {DEFAULT_QUEUE}, or with --autoscale a UUID that is printed.",
 )
-def command(*, port: int, workers: int, data: Path, queue: str) -> int:
+@click.option("--autoscale", is_flag=True, help="Start and end nodes as the queue needs them.")
+@click.option(
+    "--min", "low", type=click.IntRange(0, 64), metavar="N", help="With --autoscale: nodes at least; 0."
+)
+@click.option(
+    "--max", "high", type=click.IntRange(1, 64), metavar="N", help="With --autoscale: nodes at most; 4."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    *,
+    port: int,
+    workers: int,
+    data: Path,
+    queue: str | None,
+    autoscale: bool,
+    low: int | None,
+    high: int | None,
+) -> int:
     """Run a broker, the API, an S3 server and nodes on this machine."""
-    options = Options(data=str(data.resolve()), port=port, nodes=workers, queue=queue)
+    rule = None
+    if autoscale:
+        if ctx.get_parameter_source("workers") is not ParameterSource.DEFAULT:
+            raise click.UsageError("--autoscale decides how many nodes there are: give --max, not --workers")
+        rule = _rule(low, high)
+        queue = _uuid(queue) if queue is not None else SCALED_QUEUE
+    elif low is not None or high is not None:
+        raise click.UsageError("--min and --max go with --autoscale")
+    options = Options(
+        data=str(data.resolve()), port=port, nodes=workers, queue=queue or DEFAULT_QUEUE, autoscale=rule
+    )
     adopt_orphans()  # should even the guard be killed, what it leaves becomes ours
     stops = _Stops()
     platform = Platform(options)
@@ -53,6 +94,24 @@ def command(*, port: int, workers: int, data: Path, queue: str) -> int:
     finally:
         kill_descendants()
         remove_sockets(data / "s3")
+
+
+def _rule(low: int | None, high: int | None) -> Autoscale:
+    low = 0 if low is None else low
+    high = max(low, DEFAULT_MAX_NODES) if high is None else high
+    if low > high:
+        raise click.BadParameter(f"{low} is above --max {high}", param_hint="--min")
+    return Autoscale(min_nodes=low, max_nodes=high)
+
+
+def _uuid(queue: str) -> str:
+    try:
+        return str(uuid.UUID(queue))
+    except ValueError:
+        raise click.BadParameter(
+            f"{queue!r} is not a UUID; a queue that is scaled has one (uuidgen makes one)",
+            param_hint="--queue",
+        ) from None
 
 
 class _Stops:
@@ -101,6 +160,10 @@ def _show(event: Event, platform: Platform) -> None:
             click.echo(f"{name} is back", err=True)
         case "replaced", {"name": name, "by": other}:
             click.echo(f"{name} asked to be replaced: {other} takes its place", err=True)
+        case "joined", {"name": name, "nodes": nodes}:
+            click.echo(f"{name} starts; nodes: {nodes}", err=True)
+        case "left", {"name": name, "nodes": nodes}:
+            click.echo(f"{name} has ended; nodes: {nodes}", err=True)
         case "stopping", _:
             click.echo("Stopping; the nodes hand their jobs back (Ctrl-C again: at once) …", err=True)
         case "stopped", _:
@@ -114,6 +177,8 @@ def _show(event: Event, platform: Platform) -> None:
 def _welcome(ready: Ready, options: Options) -> str:
     """What to know and what to type first; the lines may be pasted into a shell."""
     nodes = ", ".join(ready.nodes) or "none"
+    if (rule := options.autoscale) is not None:
+        nodes = f"{rule.min_nodes} to {rule.max_nodes} as the queue needs them"
     return f"""
 Kelpie is up.  API {ready.url}  (docs: {ready.url}/docs)
                S3  {ready.s3_endpoint}  bucket {ready.bucket}

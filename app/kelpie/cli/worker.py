@@ -22,7 +22,8 @@ KELPIE_MACHINE_ID, KELPIE_GRACE_S, AWS_* for the storage, and more: see --settin
 
 \b
 Exit codes:
-   0  stopped in good order (SIGTERM or SIGINT: the job is handed back; twice: at once)
+   0  stopped in good order (SIGTERM or SIGINT: the job is handed back; twice: at once;
+      SIGUSR1: no other job is taken, and the one here is finished first)
   78  a setting is wrong or a package is missing
   86  replace this node: it failed too many jobs, and no metadata service replaces it
   87  recreate this container: KELPIE_RECREATE_BETWEEN_JOBS, and no metadata service does it

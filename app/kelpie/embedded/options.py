@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 DEFAULT_QUEUE = "default"
+SCALED_QUEUE = str(uuid.uuid5(uuid.NAMESPACE_DNS, "kelpie-up"))
+"""The queue of nodes that come and go, unless another one is named: container groups have UUIDs."""
+DEFAULT_MAX_NODES = 4
 DEFAULT_BUCKET = "kelpie"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autoscale:
+    """How many nodes there may be when the queue decides that."""
+
+    min_nodes: int = 0
+    max_nodes: int = DEFAULT_MAX_NODES
+    idle_threshold_s: int = 5  # how long a finished job still counts, in seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +31,7 @@ class Options:
     data: str  # the folder that everything is kept in, absolute
     port: int = 8080
     nodes: int = 2
+    autoscale: Autoscale | None = None  # then ``nodes`` are not counted, and the queue's name is a UUID
     queue: str = DEFAULT_QUEUE  # the one that the nodes serve
     node_restart_s: float = 1.0  # how long a node that died stays away, in seconds
     node_environment: Mapping[str, str] = field(default_factory=dict)
@@ -29,7 +43,10 @@ class Options:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The reverse of :meth:`to_json`."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        if values.get("autoscale") is not None:
+            values["autoscale"] = Autoscale(**values["autoscale"])
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +70,8 @@ class Event:
     """Something that happened to the platform.
 
     ``kind``: ``starting``, ``ready``, ``exited`` (a part died by itself), ``started`` (it is back),
-    ``stopping``, ``stopped``, ``failed`` (it could not start). ``data`` holds name, pid and so on.
+    ``joined`` and ``left`` (a node, as the queue needs them), ``stopping``, ``stopped``, ``failed`` (it could
+    not start). ``data`` holds name, pid and so on.
     """
 
     kind: str

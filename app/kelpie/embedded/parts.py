@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import urllib.request
 from collections.abc import Mapping
@@ -103,12 +104,17 @@ class Node(KelpieProcess):
         """What every process of this node carries in its environment."""
         return f"{NODE_MARKER}={self.name}"
 
+    @property
+    def state_file(self) -> Path:
+        """Which jobs it has (kelpie_worker.state)."""
+        return self.directory.parent / "state.json"
+
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         """Jobs see its working directory, its legacy folders and its temporary folder, not another node's."""
         self.temporary.mkdir(parents=True, exist_ok=True)
         home = self.directory.parent
         folders = {
-            "KELPIE_STATE_FILE": str(home / "state.json"),
+            "KELPIE_STATE_FILE": str(self.state_file),
             "KELPIE_TEMP_DIR": str(self.temporary),
             "TMPDIR": str(self.temporary),
             "INPUT_DIR": str(home / "input"),
@@ -118,6 +124,11 @@ class Node(KelpieProcess):
         identity = {NODE_MARKER: self.name, "KELPIE_IMDS_URL": _NO_METADATA_SERVICE}
         argv = kelpie("worker", "--queue", self.queue, "--machine-id", self.name)
         return argv, {**folders, **self.environment, **identity}
+
+    def retire(self) -> None:
+        """Have it end as soon as it has no job; until then it finishes what it has, and takes no other."""
+        if self.process is not None and self.running:
+            self.process.send_signal(signal.SIGUSR1)
 
     def is_ready(self) -> bool:
         """It asks for work by itself."""

@@ -7,16 +7,19 @@ import fcntl
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from kelpie.embedded import credentials as secrets_file
+from kelpie.embedded.elastic import Elastic, is_idle
 from kelpie.embedded.options import DEFAULT_BUCKET, Options, Ready
 from kelpie.embedded.parts import Api, Node, PlatformProcess
 from kelpie.embedded.process_tree import kill_orphans, reap
 from kelpie.embedded.processes import Server, free_ports, is_free
+from kelpie.embedded.revival import Revival
 from kelpie.embedded.s3 import REGION, S3Server
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError
@@ -24,12 +27,18 @@ from kelpie.errors import StartupError
 REPLACE_NODE_CODE = 86
 """A worker's way to say that its node must be replaced by another (kelpie.cli.exit_codes)."""
 
-_BACKOFF_S = (1.0, 30.0)  # before the first restart, and the longest
-_STEADY_S = 60.0  # a part that ran this long has recovered: its backoff starts anew
 _QUICK_GRACE_S = 2.0
 _PART_GRACE_S = 8.0
 _LOG_BYTES = 10 * 1024 * 1024
 _LOG_CHECK_S = 10.0
+_LOGS_OF_LEFT_NODES = 20
+_SCALING = {"KELPIE_AUTOSCALE_INTERVAL_S": "1", "KELPIE_AUTOSCALE_COOLDOWN_S": "1"}
+"""Processes of this machine start in a second and cost nothing: no need to be as patient as with a cloud."""
+
+
+_ONE_FAILURE = {"MAX_JOB_FAILURES": "1"}
+"""A job that failed needs another node: the one that it failed on is replaced, or the job might wait for ever
+while that node is all that the length of the queue asks for."""
 
 
 class Stack:
@@ -42,10 +51,13 @@ class Stack:
         self.logs = self.data / "logs"
         self.parts: list[Server] = []  # in the order of their start
         self._lock: IO[bytes] | None = None
-        self._revival = _Revival(options.node_restart_s)
+        self._revival = Revival(options.node_restart_s)
         self._logs_checked = time.monotonic()
-        self._node_count = options.nodes
+        self._node_count = options.nodes if options.autoscale is None else 0
         self._node_environment: dict[str, str] = {}
+        self._elastic: Elastic | None = None
+        self._leaving: set[str] = set()  # nodes that end when they have no job
+        self._left: deque[str] = deque()
 
     @property
     def nodes(self) -> list[Node]:
@@ -77,6 +89,7 @@ class Stack:
             "KELPIE_ADMIN_KEY": keys.admin_key,
             "KELPIE_SHUTDOWN_GRACE_S": "5",
             "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",  # receivers on this machine are what it is for
+            **_SCALING,
         }
         api = Api(self.data, log=self.logs / "api.log", port=port, environment=server_environment)
         platform = PlatformProcess(self.data, log=self.logs / "platform.log", environment=server_environment)
@@ -96,10 +109,16 @@ class Stack:
             **s3.environment,
             "KELPIE_API_URL": api.url,
             "KELPIE_API_KEY": keys.user_key,
+            **({} if self.options.autoscale is None else _ONE_FAILURE),
             **self.options.node_environment,
         }
-        for number in range(1, self.options.nodes + 1):
-            self._launch(self._node(number))
+        if self.options.autoscale is not None:
+            self._elastic = Elastic(api.url, keys.admin_key, self.options.queue)
+            self._elastic.register(keys.user_key, self.options.autoscale)
+            self._elastic.start()
+        else:
+            for number in range(1, self.options.nodes + 1):
+                self._launch(self._node(number))
         return asdict(
             Ready(
                 url=api.url,
@@ -120,6 +139,7 @@ class Stack:
         for part in list(self.parts):
             if not part.running:
                 self._mend(part)
+        self._resize()
         reap(self._known())
         if time.monotonic() - self._logs_checked > _LOG_CHECK_S:
             self._logs_checked = time.monotonic()
@@ -130,6 +150,8 @@ class Stack:
 
         ``quick``: with little patience. ``hurry`` is asked now and then whether to give up order.
         """
+        if self._elastic is not None:
+            self._elastic.close()
         nodes = self.nodes
         servers = [part for part in self.parts if not isinstance(part, Node)]
         order = {"platform": 0, "api": 1, "s3": 2, "valkey": 3}
@@ -147,6 +169,8 @@ class Stack:
         """Give the folder free. Everything has ended."""
         for part in self.parts:
             part.kill()
+        if self._elastic is not None:
+            self._elastic.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -186,6 +210,9 @@ class Stack:
             part.kill()
             if isinstance(part, Node):
                 kill_orphans(part.marker, self._known())  # a machine's death takes all of its processes
+                if part.name in self._leaving or self._surplus() > 0:
+                    self._remove(part)
+                    return
                 if code == REPLACE_NODE_CODE:
                     self._replace(part)
                     return
@@ -195,40 +222,60 @@ class Stack:
             part.launch()
             self.tell("started", name=part.name, pid=part.pid)
 
+    def _surplus(self) -> int:
+        """How many nodes there are beyond those that are wanted."""
+        if self._elastic is None or self._elastic.wanted is None:
+            return 0
+        return len(self.nodes) - len(self._leaving) - self._elastic.wanted
+
+    def _resize(self) -> None:
+        """Start the nodes that are missing; have those end that are too many and have no job."""
+        if self._elastic is None:
+            return
+        wanted, replace = self._elastic.exchange(node.name for node in self.nodes)
+        if wanted is None:
+            return
+        for _ in range(wanted - len(self.nodes)):
+            node = self._new_node()
+            self.tell("joined", name=node.name, pid=node.pid, nodes=len(self.nodes))
+        for node in self.nodes:
+            if node.name in replace:
+                self._retire(node)
+        # The newest first. All of them may have jobs: then none ends until one of them has not.
+        for node in reversed(self.nodes):
+            if self._surplus() <= 0:
+                return
+            if node.process is None:  # it died, and was to be started again
+                self._remove(node)
+            elif node.name not in self._leaving and is_idle(node.state_file):
+                self._retire(node)
+
+    def _retire(self, node: Node) -> None:
+        if node.name not in self._leaving:
+            self._leaving.add(node.name)
+            node.retire()  # it may have been given a job just now: that is finished first
+
+    def _remove(self, node: Node) -> None:
+        self.parts.remove(node)
+        self._leaving.discard(node.name)
+        shutil.rmtree(node.directory.parent, ignore_errors=True)
+        self._left.append(node.name)
+        if len(self._left) > _LOGS_OF_LEFT_NODES:
+            (self.logs / f"{self._left.popleft()}.log").unlink(missing_ok=True)
+        self.tell("left", name=node.name, nodes=len(self.nodes))
+
+    def _new_node(self) -> Node:
+        self._node_count += 1
+        node = self._node(self._node_count)
+        self._launch(node)
+        return node
+
     def _replace(self, node: Node) -> None:
         """Another node with a new name and empty folders, as a provider would give."""
         self.parts.remove(node)
         shutil.rmtree(node.directory.parent, ignore_errors=True)
-        self._node_count += 1
-        other = self._node(self._node_count)
-        self._launch(other)
+        other = self._new_node()
         self.tell("replaced", name=node.name, by=other.name, pid=other.pid)
-
-
-class _Revival:
-    """When a part that died is started again: at once at first, more and more slowly when it keeps dying."""
-
-    def __init__(self, node_restart_s: float) -> None:
-        self._node_restart_s = node_restart_s
-        self._due: dict[str, float] = {}
-        self._pause_s: dict[str, float] = {}
-        self._died: dict[str, float] = {}
-
-    def schedule(self, part: Server) -> float:
-        """Note that the part has died; in how many seconds it is due."""
-        now = time.monotonic()
-        first, longest = _BACKOFF_S
-        steady = now - self._died.get(part.name, -_STEADY_S) > _STEADY_S
-        pause_s = first if steady else min(longest, 2 * self._pause_s.get(part.name, first))
-        self._pause_s[part.name], self._died[part.name] = pause_s, now
-        if isinstance(part, Node):
-            pause_s = max(pause_s, self._node_restart_s)
-        self._due[part.name] = now + pause_s
-        return pause_s
-
-    def is_due(self, part: Server) -> bool:
-        """Whether its time has come."""
-        return time.monotonic() >= self._due.get(part.name, 0.0)
 
 
 def bound_logs(folder: Path) -> None:

@@ -6,12 +6,17 @@ from flask import Flask, Response
 
 from kelpie.config import Settings
 from kelpie.http import cors, errors
+from kelpie.http.container_groups import container_groups
 from kelpie.http.context import EXTENSION, Services
 from kelpie.http.health import health
 from kelpie.http.jobs import jobs
+from kelpie.http.keys import keys
 from kelpie.http.openapi import spec
+from kelpie.http.scaling_rules import scaling_rules
 from kelpie.http.users import users
 from kelpie.http.work import work
+from kelpie.identity import Identities
+from kelpie.providers import make_provider
 from kelpie.store import Poller, Store
 from kelpie_web import pages
 
@@ -29,11 +34,17 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.url_map.merge_slashes = False
     if store is None:
         store = Store.connect(settings.redis_url, allow_volatile=settings.allow_volatile)
-    app.extensions[EXTENSION] = Services(settings, store, Poller(store))
+    app.extensions[EXTENSION] = Services(
+        settings=settings,
+        store=store,
+        poller=Poller(store),
+        provider=make_provider(settings, store),
+        identities=Identities.from_settings(settings),
+    )
     errors.register(app)
     cors.register(app, settings.cors_origins)
     app.after_request(_harden)
-    for blueprint in (jobs, work, users, health, pages):
+    for blueprint in (jobs, work, users, keys, scaling_rules, container_groups, health, pages):
         app.register_blueprint(blueprint)
     spec.register(app)
     return app

@@ -9,7 +9,9 @@ from flask import Flask, current_app, g
 
 from kelpie.config import Settings
 from kelpie.errors import ForbiddenError
-from kelpie.store import Poller, Principal, Store
+from kelpie.identity import Identities
+from kelpie.providers import Provider
+from kelpie.store import ADMIN_ID, Poller, Principal, Scope, Store
 
 EXTENSION = "kelpie"
 
@@ -21,6 +23,8 @@ class Services:
     settings: Settings
     store: Store
     poller: Poller
+    provider: Provider
+    identities: Identities
 
     def close_polls(self) -> None:
         """Answer every open long poll with nothing, at once."""
@@ -48,7 +52,40 @@ def scope() -> str | None:
     return None if caller.is_admin else caller.user_id
 
 
-def require_admin() -> None:
-    """Raises ForbiddenError unless the caller is the admin."""
-    if not principal().is_admin:
+def require(needed: Scope) -> None:
+    """Raises ForbiddenError, which names the scope, unless the caller's credentials allow it."""
+    caller = principal()
+    if caller.may(needed):
+        return
+    if needed is Scope.ADMIN and caller.user_id != ADMIN_ID:
         raise ForbiddenError("Only the admin may do this; show the admin's key in X-Kelpie-Key.")
+    if caller.machine_id is not None:
+        raise ForbiddenError(
+            f"A node's own identity may ask for work and report on it only; this needs the scope {needed}."
+        )
+    raise ForbiddenError(
+        f"This API key lacks the scope {needed}; it has {' and '.join(sorted(caller.scopes or ()))}. "
+        "Show a key that has it, or a full one."
+    )
+
+
+def require_admin() -> None:
+    """Raises ForbiddenError unless the caller is the admin, with a key that may act as the admin."""
+    require(Scope.ADMIN)
+
+
+def require_own(machine_id: str, container_group_id: str) -> None:
+    """Raises ForbiddenError when a node's own identity speaks for another machine or workload."""
+    caller = principal()
+    if caller.machine_id is None:
+        return
+    if machine_id != caller.machine_id:
+        raise ForbiddenError(
+            f"machine_id is {machine_id!r}, but the token in Authorization is one of another machine."
+        )
+    bound = services().settings.jwt_bind_workload
+    if bound and container_group_id != caller.workload_id:
+        raise ForbiddenError(
+            f"container_group_id is {container_group_id!r}, but the token in Authorization is one of another "
+            "workload."
+        )

@@ -19,6 +19,8 @@ from kelpie.http.models import (
 )
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
+from kelpie.job import Job
+from kelpie.secrets import masked_job
 
 Answer = Any  # whatever Flask makes a response of
 
@@ -54,7 +56,10 @@ def submit_batch(json: BatchBody, headers: SubmitHeaders) -> Answer:
 @jobs.get("")
 @spec.validate(resp=replies(HTTP_200=JobPageReply), tags=[JOBS], operation_id="listJobs")
 def listing(query: JobsQuery) -> Answer:
-    """One page of the caller's jobs by time of creation; the admin sees all users' jobs."""
+    """One page of the caller's jobs by time of creation; the admin sees all users' jobs.
+
+    What looks like a secret in their environment and arguments is masked; the single job shows it.
+    """
     how: dict[str, Any] = {"size": query.page_size, "ascending": query.asc}
     if query.from_cursor:
         page = services().store.search(scope(), query.filter, cursor=query.cursor, **how)
@@ -62,7 +67,7 @@ def listing(query: JobsQuery) -> Answer:
         page = services().store.page(scope(), query.filter, number=max(query.page, 1), **how)
     return {
         "_count": len(page.jobs),
-        "jobs": [job.to_wire() for job in page.jobs],
+        "jobs": [masked_job(job.to_wire()) for job in page.jobs],
         "next_cursor": page.next_cursor,
     }
 
@@ -72,7 +77,7 @@ def listing(query: JobsQuery) -> Answer:
 def get(job_id: str, query: JobQuery) -> Answer:
     """One job; with `expand=attempts` also every attempt at it, oldest first."""
     store = services().store
-    wire = store.get(job_id, user_id=scope()).to_wire()
+    wire = _shown(store.get(job_id, user_id=scope()))
     if query.expand == "attempts":
         wire["attempts"] = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
     return wire
@@ -97,28 +102,28 @@ def delete(job_id: str, query: DeleteQuery) -> Answer:
 @spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="holdJob")
 def hold(job_id: str) -> Answer:
     """Keep a live job from being leased until it is resumed; a node that runs it goes on."""
-    return services().store.hold(job_id, user_id=scope()).to_wire()
+    return _shown(services().store.hold(job_id, user_id=scope()))
 
 
 @jobs.post("/<job_id>/resume")
 @spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="resumeJob")
 def resume(job_id: str) -> Answer:
     """Let a held job be leased again."""
-    return services().store.resume(job_id, user_id=scope()).to_wire()
+    return _shown(services().store.resume(job_id, user_id=scope()))
 
 
 @jobs.post("/<job_id>/requeue")
 @spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="requeueJob")
 def requeue(job_id: str) -> Answer:
     """Open a failed or canceled job again, without its failures and bans; end a delayed job's pause."""
-    return services().store.requeue(job_id, user_id=scope()).to_wire()
+    return _shown(services().store.requeue(job_id, user_id=scope()))
 
 
 @jobs.post("/<job_id>/unban")
 @spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="unbanJob")
 def unban(job_id: str, json: UnbanBody) -> Answer:
     """Let a node, or every node, have a job again on which it failed."""
-    return services().store.unban(job_id, node=json.machine_id, user_id=scope()).to_wire()
+    return _shown(services().store.unban(job_id, node=json.machine_id, user_id=scope()))
 
 
 @jobs.delete("/container-groups/<path:container_group_id>")
@@ -136,3 +141,9 @@ def purge_all() -> Answer:
     """Delete every job of every user (admin)."""
     services().store.purge_all()
     return "", 204
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    """One job: whole to its owner, without its secrets to the admin, who may look at everybody's."""
+    wire = job.to_wire()
+    return wire if job.user_id == principal().user_id else masked_job(wire)

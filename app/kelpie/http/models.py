@@ -5,17 +5,21 @@ Strict: "3" is no integer and 1 is no boolean. Unknown keys are ignored, a null 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     RootModel,
     Strict,
+    field_validator,
     model_validator,
 )
 
@@ -75,6 +79,27 @@ def _variable(value: str) -> str:
     return value
 
 
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _iso_time(value: object) -> object:
+    # Numbers, and text that holds one, would be taken for seconds since 1970.
+    if not isinstance(value, str) or _ISO_TIME.fullmatch(value) is None:
+        raise ValueError("it must be an ISO-8601 time with its offset, such as 2027-01-31T08:00:00Z")
+    return value
+
+
+def _showable(value: datetime) -> datetime:
+    try:
+        utc = value.astimezone(UTC)
+    except OverflowError:
+        utc = None
+    if utc is None or utc < _EPOCH:
+        raise ValueError("it must be in the years 1970 to 9999 of UTC")
+    return utc
+
+
 Argument = Annotated[str, Field(max_length=131_000), AfterValidator(_no_nul)]
 Variable = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_variable)]
 GroupId = Annotated[
@@ -110,6 +135,7 @@ Pattern = Annotated[
     AfterValidator(_runnable),
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[^=]+$"), AfterValidator(_printable)]
 LabelValue = Annotated[str, Field(max_length=128), AfterValidator(_printable)]
 
@@ -118,6 +144,7 @@ class Body(BaseModel):
     """A JSON object that somebody sends."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    may_be_absent: ClassVar[bool] = False  # whether a request without any body means {}
 
 
 class Query(BaseModel):
@@ -200,7 +227,13 @@ class JobBody(Body):
         | None
     ) = None
     not_before: (
-        Annotated[AwareDatetime, Strict(False), Field(description="ISO-8601; the job is not leased earlier.")]
+        Annotated[
+            AwareDatetime,
+            Strict(False),  # the check before it hands on text, which strict models take from JSON only
+            BeforeValidator(_iso_time),
+            AfterValidator(_showable),
+            Field(description="ISO-8601 with its offset; the job is not leased earlier."),
+        ]
         | None
     ) = None
     retry_backoff_s: (
@@ -289,19 +322,6 @@ class FailureBody(ReportBody):
         return Outcome(self.outcome or Outcome.APP_FAILED)
 
 
-class UserBody(Body):
-    """A user to be made."""
-
-    username: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-
-
-class TokenBody(Body):
-    """What an API key is bound to."""
-
-    org_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-    project_name: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
-
-
 LabelPair = Annotated[str, Field(max_length=192, pattern="^[^=]+=")]
 
 
@@ -341,6 +361,14 @@ class JobsQuery(Query):
         """Whether the page is found by its cursor rather than by its number."""
         return self.cursor is not None or not self.filter.by_index
 
+    @field_validator("label")
+    @classmethod
+    def _names_each_label_once(cls, pairs: list[str]) -> list[str]:
+        names = {pair.partition("=")[0] for pair in pairs}
+        if len(names) < len(set(pairs)):
+            raise ValueError("two values of one label: no job has both")
+        return pairs
+
     @model_validator(mode="after")
     def _has_one_way_of_paging(self) -> Self:
         if self.page > 1 and self.from_cursor:
@@ -355,7 +383,9 @@ class JobQuery(Query):
 
 
 class UnbanBody(Body):
-    """Which node may have the job again."""
+    """Which node may have the job again. No body at all means every node."""
+
+    may_be_absent: ClassVar[bool] = True
 
     machine_id: Annotated[MachineId | None, Field(description="Absent: every node.")] = None
 

@@ -13,17 +13,27 @@ from spectree.plugins.flask_plugin import FlaskPlugin
 from werkzeug.exceptions import RequestEntityTooLarge
 
 import kelpie
-from kelpie.http.auth import KEY_HEADER
+from kelpie.http.credentials import (
+    KEY_HEADER,
+    ORGANIZATION_HEADER,
+    ORGANIZATION_KEY_HEADER,
+    PROJECT_HEADER,
+)
 from kelpie.http.errors import invalid
-from kelpie.http.models import BatchBody, Query
+from kelpie.http.models import BatchBody, Body, Query
 from kelpie.http.replies import ErrorReply
 
 OPENAPI_PATH = "/openapi.json"
 KEY_SCHEME = "ApiKey"
+ORGANIZATION_KEY_SCHEME = "OrganizationApiKey"
+ORGANIZATION_SCHEME = "Organization"
+PROJECT_SCHEME = "Project"
+NODE_SCHEME = "NodeIdentity"
 
 JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
 USERS = Tag(name="Users", description="Users and their API keys.")
+SCALING = Tag(name="Scaling", description="How many nodes container groups have, and why.")
 HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
 
 
@@ -50,7 +60,20 @@ class StrictFlask(FlaskPlugin):
 
     def register_route(self, app: Flask) -> None:
         """Serve the description; the page that shows it belongs to the pages."""
-        app.add_url_rule(OPENAPI_PATH, "openapi", lambda: app.json.response(self.spectree.spec))
+        app.add_url_rule(OPENAPI_PATH, "openapi", lambda: app.json.response(_described(self.spectree.spec)))
+
+
+def _described(document: dict[str, Any]) -> dict[str, Any]:
+    """The description; SpecTree takes every body for required."""
+    absent = {
+        f"#/components/schemas/{model.__name__}" for model in Body.__subclasses__() if model.may_be_absent
+    }
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            body = operation.get("requestBody", {})
+            if any(content["schema"].get("$ref") in absent for content in body.get("content", {}).values()):
+                body["required"] = False
+    return document
 
 
 def _arguments(model: type[Query]) -> dict[str, Any]:
@@ -72,6 +95,8 @@ def _body(model: type[BaseModel]) -> BaseModel:
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks, so nobody knew; what we have of it ends at the limit
+    if not body and issubclass(model, Body) and model.may_be_absent:
+        body = b"{}"
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -80,12 +105,19 @@ def _body(model: type[BaseModel]) -> BaseModel:
 
 def replies(**models: Any) -> Response:
     """What a view answers: ``HTTP_200=Model`` …, and how it refuses."""
-    refusals = {f"HTTP_{status}": ErrorReply for status in (401, 403, 503)}
+    refusals = {f"HTTP_{status}": ErrorReply for status in (400, 401, 403, 503)}
     return Response(**(refusals | models))
 
 
 def _name(model: Any) -> str:
     return str(model.__name__)
+
+
+def _header(scheme: str, header: str, description: str) -> SecurityScheme:
+    data = SecuritySchemeData(
+        type=SecureType.API_KEY, name=header, field_in=InType.HEADER, description=description
+    )
+    return SecurityScheme(name=scheme, data=data)
 
 
 spec = SpecTree(
@@ -100,11 +132,24 @@ spec = SpecTree(
     version=kelpie.__version__,
     path="docs",
     security_schemes=[
+        _header(KEY_SCHEME, KEY_HEADER, "API key of a user."),
+        _header(ORGANIZATION_KEY_SCHEME, ORGANIZATION_KEY_HEADER, "API key of an organization."),
+        _header(ORGANIZATION_SCHEME, ORGANIZATION_HEADER, "Name of the organization whose key is shown."),
+        _header(PROJECT_SCHEME, PROJECT_HEADER, "Name of the project."),
         SecurityScheme(
-            name=KEY_SCHEME,
-            data=SecuritySchemeData(type=SecureType.API_KEY, name=KEY_HEADER, field_in=InType.HEADER),
-        )
+            name=NODE_SCHEME,
+            data=SecuritySchemeData(
+                type=SecureType.HTTP,
+                scheme="bearer",
+                bearer_format="JWT",
+                description="Signed token of a node: it may ask for work and report on it.",
+            ),
+        ),
     ],
-    security={KEY_SCHEME: []},
+    security=[
+        {KEY_SCHEME: []},
+        {ORGANIZATION_KEY_SCHEME: [], ORGANIZATION_SCHEME: [], PROJECT_SCHEME: []},
+        {NODE_SCHEME: [], PROJECT_SCHEME: []},
+    ],
 )
 """Decorate a view with ``spec.validate`` to validate its requests and to describe it."""

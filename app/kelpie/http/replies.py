@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 
 from kelpie.job import JobStatus, Outcome
+from kelpie.store import Scope
 
 Time = Annotated[AwareDatetime, Field(description="ISO-8601 UTC with milliseconds and Z.")]
 
@@ -81,7 +82,10 @@ class JobReply(Reply):
     user_id: UUID
     command: str
     arguments: list[str]
-    environment: dict[str, str]
+    environment: Annotated[
+        dict[str, str],
+        Field(description="In lists, and to others than the owner, the values of secrets are `[masked]`."),
+    ]
     container_group_id: str
     max_failures: int
     heartbeat_interval: Annotated[int, Field(description="Seconds.")]
@@ -179,10 +183,43 @@ class UserReply(Reply):
     created: Time
 
 
+class UserPageReply(Reply):
+    """One page of users."""
+
+    count: Annotated[int, Field(alias="_count", description="Users of this page.")]
+    users: list[UserReply]
+
+
 class TokenReply(Reply):
     """An API key, shown once."""
 
     token: str
+
+
+class KeyReply(Reply):
+    """What is kept of an API key; never the key itself."""
+
+    id: UUID
+    prefix: Annotated[str | None, Field(description="How the key begins, to tell keys apart.")]
+    name: str | None
+    scopes: Annotated[list[Scope] | None, Field(description="Null: a full key, all that its user may do.")]
+    org_name: str
+    project_name: str
+    created: Time
+    expires: Time | None
+    last_used: Annotated[Time | None, Field(description="Up to a minute late.")]
+
+
+class KeyListReply(Reply):
+    """The API keys of a user, oldest first."""
+
+    keys: list[KeyReply]
+
+
+class NewKeyReply(KeyReply):
+    """A new API key."""
+
+    token: Annotated[str, Field(description="The key itself, shown this once.")]
 
 
 class CallerReply(Reply):
@@ -194,7 +231,13 @@ class CallerReply(Reply):
     org_name: str | None
     project_name: str | None
     is_admin: bool
-    webhook_secret: Annotated[str, Field(description="Verifies the webhooks of this user's jobs.")]
+    scopes: Annotated[list[Scope] | None, Field(description="Null: all that the user may do.")]
+    key_id: Annotated[UUID | None, Field(description="Of the API key that was shown, if one was.")]
+    machine_id: Annotated[str | None, Field(description="Of a node's own identity: the machine it is.")]
+    webhook_secret: Annotated[
+        str | None,
+        Field(description="Verifies the webhooks of this user's jobs; null without the scope submit."),
+    ]
 
 
 class HealthReply(Reply):

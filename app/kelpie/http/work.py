@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
-from functools import partial
 from typing import Any
 
 from flask import Blueprint, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from kelpie.http.auth import authenticate
+from kelpie.http.auth import authenticate_worker, is_still_good
 from kelpie.http.connections import is_connected
-from kelpie.http.context import principal, scope, services
+from kelpie.http.context import principal, require_own, scope, services
 from kelpie.http.models import FailureBody, ReportBody, WorkHeaders, WorkQuery
 from kelpie.http.openapi import WORK, replies, spec
 from kelpie.http.replies import ErrorReply, FailureReply, HeartbeatReply, MessageReply, WorkListReply
 from kelpie.job import Holder, Outcome, iso
+from kelpie.store import Scope
 
 Answer = Any  # whatever Flask makes a response of
 
 work = Blueprint("work", __name__)
-work.before_request(authenticate)
+work.before_request(authenticate_worker)
 
 REFUSALS = {"HTTP_404": ErrorReply, "HTTP_409": ErrorReply}
 
@@ -31,13 +32,15 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
     """A list of one job, leased to this node, or of none when none came within `wait` seconds."""
     if request.method == "HEAD":  # which Flask adds to every GET: nobody would read the lease
         raise MethodNotAllowed(["GET"])
+    require_own(query.machine_id, query.container_group_id)
+    client = request.environ.get("gunicorn.socket")
     leased = services().poller.poll(
         principal().user_id,
         query.container_group_id,
         query.machine_id,
         headers.idempotency_key or uuid.uuid4().hex,
         query.wait,
-        is_there=partial(is_connected, request.environ.get("gunicorn.socket")),
+        is_there=lambda: is_connected(client) and is_still_good(),
     )
     return [leased.to_wire()] if leased else []
 
@@ -48,7 +51,7 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
 )
 def heartbeat(job_id: str, json: ReportBody) -> Answer:
     """Renew the lease. The answer `canceled` means: stop, you do not hold this job (any more)."""
-    reply = services().store.heartbeat(job_id, _holder(json), user_id=scope())
+    reply = services().store.heartbeat(job_id, _holder(job_id, json), user_id=scope())
     return {
         "status": reply.status.value,
         "reason": reply.reason,
@@ -60,7 +63,7 @@ def heartbeat(job_id: str, json: ReportBody) -> Answer:
 @spec.validate(resp=replies(HTTP_200=MessageReply, **REFUSALS), tags=[WORK], operation_id="reportCompleted")
 def completed(job_id: str, json: ReportBody) -> Answer:
     """The command exited 0 and its data is stored."""
-    services().store.finish(job_id, _holder(json), Outcome.COMPLETED, user_id=scope())
+    services().store.finish(job_id, _holder(job_id, json), Outcome.COMPLETED, user_id=scope())
     return {"message": "Completed reported"}
 
 
@@ -70,7 +73,7 @@ def failed(job_id: str, json: FailureBody) -> Answer:
     """The command failed, or its data could not be moved: it counts, and the job goes to another node."""
     reply = services().store.finish(
         job_id,
-        _holder(json),
+        _holder(job_id, json),
         json.kind,
         exit_code=json.exit_code,
         reason=json.reason,
@@ -89,10 +92,18 @@ def failed(job_id: str, json: FailureBody) -> Answer:
 @spec.validate(resp=replies(HTTP_200=MessageReply, **REFUSALS), tags=[WORK], operation_id="releaseJob")
 def released(job_id: str, json: ReportBody) -> Answer:
     """The node hands the job back in good order: nothing is counted, another node may have it at once."""
-    services().store.finish(job_id, _holder(json), Outcome.RELEASED, user_id=scope())
+    services().store.finish(job_id, _holder(job_id, json), Outcome.RELEASED, user_id=scope())
     return {"message": "Release reported"}
 
 
-def _holder(report: ReportBody) -> Holder:
-    # Every API key is a user's: he may report by hand on a job of his that nobody holds.
-    return Holder(node=report.machine_id, lease=report.lease, may_report_unheld=True)
+def _holder(job_id: str, report: ReportBody) -> Holder:
+    caller = principal()
+    require_own(report.machine_id, report.container_group_id)
+    lease = report.lease
+    if caller.machine_id is not None and lease is not None:
+        # With a lease shown, the store judges that alone. A node's identity acts on its own leases only, so
+        # another machine's is replaced by one that nobody was ever given.
+        job = services().store.get(job_id, user_id=scope())
+        lease = lease if job.machine_id == caller.machine_id else secrets.token_hex(32)
+    # A user may report by hand on a job of his that nobody holds; what can only work may not.
+    return Holder(node=report.machine_id, lease=lease, may_report_unheld=caller.may(Scope.SUBMIT))

@@ -1,1 +1,1 @@
-"""What runs behind the scenes: relay of events, delivery of webhooks, reaper of leases."""
+"""What runs behind the scenes: relay of events, delivery of webhooks, reaper of leases, autoscaler."""

@@ -13,11 +13,15 @@ import redis
 import structlog
 
 from kelpie.config import Settings
+from kelpie.errors import UnavailableError
+from kelpie.platform.autoscaler import Autoscaler
+from kelpie.platform.janitor import CHECK_INTERVAL_S, Janitor
 from kelpie.platform.promoter import INTERVAL_S, Promoter
 from kelpie.platform.reaper import Reaper
 from kelpie.platform.relay import Relay
 from kelpie.platform.tasks import Outbox
 from kelpie.platform.ticker import Ticker
+from kelpie.providers import make_provider
 from kelpie.store import Store
 
 RELAY_INTERVAL_S = 0.25
@@ -31,18 +35,28 @@ log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Runs the relay, the reaper, the promoter and the deliverers until a signal asks for their end."""
+    """Runs relay, reaper, promoter, autoscaler and deliverers until a signal asks for their end."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._rq = redis.Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S)
         self._promoter = Promoter(self._rq)
+        self._autoscaler = Autoscaler(
+            store,
+            make_provider(settings, store),
+            interval_s=settings.autoscale_interval_s,
+            cooldown_s=settings.autoscale_cooldown_s,
+        )
         outbox = Outbox(self._rq, timeout_s=settings.webhook_timeout_s)
         self._tickers = [
             Ticker("relay", Relay(store, outbox).tick, RELAY_INTERVAL_S),
             Ticker("promoter", self._promoter.tick, INTERVAL_S),
             Ticker("reaper", Reaper(store).tick, settings.reap_interval_s),
+            Ticker("autoscaler", self._autoscaler.tick, self._autoscaler.pulse_s),
         ]
+        if settings.retention_days:
+            janitor = Janitor(store, keep_days=settings.retention_days)
+            self._tickers.append(Ticker("janitor", janitor.tick, CHECK_INTERVAL_S))
         self._deliverers = [Child() for _ in range(settings.webhook_workers)]
         self._stopping = False
 
@@ -81,6 +95,10 @@ class Supervisor:
             self._promoter.close()
         except redis.RedisError:
             log.warning("redis is away; the lock of the promoter ends by itself")
+        try:
+            self._autoscaler.close()
+        except UnavailableError:
+            log.warning("redis is away; the lock of the autoscaler ends by itself")
         self._rq.close()
         log.info("platform has stopped")
 

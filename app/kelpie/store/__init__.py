@@ -2,7 +2,7 @@
 
 from kelpie.store.jobs import Filter, Page
 from kelpie.store.poller import Poller
-from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, User
+from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, Scope, User
 from kelpie.store.store import Store
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Poller",
     "Principal",
     "Queue",
+    "Scope",
     "Store",
     "User",
 ]

@@ -69,6 +69,11 @@ def text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def names(members: Sequence[Any]) -> list[str]:
+    """The members of a sorted set, read without their scores, as text."""
+    return [text(member) for member in members]
+
+
 def fields_of(raw: Mapping[Any, Any] | Sequence[bytes]) -> Fields:
     """A hash with text instead of bytes; from a mapping, or from a flat list as scripts return it."""
     pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)

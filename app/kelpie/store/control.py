@@ -78,20 +78,32 @@ class Control(Jobs):
         for place in self._registry.all(None):
             self._repeat("purge_queue", place)
 
-    def expire(self, queue: Queue, before: int) -> int:
-        """Deletes the jobs of a queue that ended before a time (ms) for good; returns how many these were."""
+    def expire(self, queue: Queue, before: int, *, enough: int | None = None) -> int:
+        """Deletes the jobs of a queue that ended before a time (ms) for good; returns how many these were.
+
+        It stops once ``enough`` (None: all) are gone, or a few more; the next call finds the others.
+        """
         place = self._registry.numbered(queue.number)
         if place is None:
             return 0
         gone = 0
         for status in sorted(TERMINAL):
             after = "0"
-            while after:
+            while after and (enough is None or gone < enough):
                 count, last = self._run(
                     "expire", place, status=str(status), before=before, after=after, limit=CLEAR_LIMIT
                 )
                 gone, after = gone + int(count), last.decode()
         return gone
+
+    def last_seen(self, queue: Queue) -> int | None:
+        """The server's time (ms) when a script last ran on a queue; None when none has."""
+        place = self._registry.numbered(queue.number)
+        if place is None:
+            return None
+        with translated():
+            wall = self.redis.hget(place.keys.meta, "wall")
+        return None if wall is None else int(wall)
 
     def _repeat(self, script: str, place: Place) -> int:
         with translated():

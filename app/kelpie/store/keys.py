@@ -29,15 +29,29 @@ kelpie:{queue}:polls                  zset    nodes by the time of their last po
 kelpie:{queue}:counters               hash    see COUNTERS
 kelpie:{queue}:events                 stream  what happened, the last 100,000 or so; see records.Event
 kelpie:{registry}:schema              string  version of this layout; see migrations.py
+kelpie:{registry}:migrating           string  the process that upgrades the layout; TTL: 10 minutes
 kelpie:{registry}:queue_numbers       hash    queue → number
 kelpie:{registry}:queue_names         hash    number → JSON [user id, container group id]
 kelpie:{registry}:user_queues:<id>    set     numbers of the queues of a user
 kelpie:{registry}:submit:<id>:<key>   string  sha256 of what a user submitted under an idempotency key (by
                                               the key's sha256); TTL: a day
 kelpie:{users}:names                  hash    username → user id
+kelpie:{users}:organizations          hash    username → user id, a space and the organization's own id (empty
+                                              while unknown), of users who stand for an organization
+kelpie:{users}:epoch                  string  how many users of organizations were deleted: what processes
+                                              remember of organizations' keys is void when it changes
 kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
-kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user
-kelpie:{users}:key:<sha256>           hash    user_id, username, org_name, project_name, created (ms), origin
+kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
+kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
+kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
+kelpie:{rules}:user_rules:<id>        zset    those of a user
+kelpie:{rules}:rule:<group>           hash    see RULE_FIELDS
+kelpie:{rules}:decisions:<group>      list    what was decided by the rule, newest first, the last 200:
+                                              first and last time (ms), how often in a row, JSON
+kelpie:{rules}:groups                 zset    container groups of the local provider, by creation in ms
+kelpie:{rules}:group:<id>             hash    see GROUP_FIELDS
+kelpie:{rules}:reallocations:<id>     set     nodes of the group that its host is asked to replace
+kelpie:{rules}:autoscaler             string  the platform process that scales; TTL = seconds without a sign
 ====================================  ======  ==============================================================
 
 ``{queue}`` is the number of the queue: short, because every job's keys begin with it.
@@ -99,11 +113,57 @@ COUNTERS = {
     "lost_ms": "work of interrupted attempts that was lost, at most: from grant to last sign of life, ms",
 }
 
+RULE_FIELDS = {
+    "user_id": "whose jobs count",
+    "organization": "of the container group",
+    "project": "of the container group",
+    "container_group_name": "its name when the rule was made",
+    "min_replicas": "a count",
+    "max_replicas": "a count",
+    "idle_threshold_seconds": "how long a finished job still counts, s",
+    "created": "ms",
+    "updated": "ms",
+    "scaled": "when the replica count was last changed, ms; absent: never",
+}
+
+GROUP_FIELDS = {
+    "name": "what people call it",
+    "organization": "whose it is",
+    "project": "of that organization",
+    "slots": "jobs that one replica runs at once",
+    "created": "ms",
+    "updated": "ms",
+    "state": "running or stopped",
+    "replicas": "how many its host is to run while it is running",
+    "current": "how many nodes its host has",
+    "reported": "when the host last said so, ms",
+}
+
+KEY_FIELDS = {
+    "user_id": "whose key it is",
+    "username": "his name",
+    "org_name": "organization that the key is bound to",
+    "project_name": "project that the key is bound to",
+    "created": "ms",
+    "origin": "environment or request",
+    "prefix": "how the key begins; absent: a key from the environment",
+    "name": "what its user calls it; absent: nothing",
+    "scopes": "what it is limited to, separated by spaces; absent: nothing, it is a full key",
+    "expires": "ms; absent: never",
+    "last_used": "ms, written at most once a minute; absent: never",
+}
+
 SCHEMA = "kelpie:{registry}:schema"
+MIGRATION_LOCK = "kelpie:{registry}:migrating"
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
 QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
+ORGANIZATIONS = "kelpie:{users}:organizations"
+USERS_EPOCH = "kelpie:{users}:epoch"
 API_KEY_PREFIX = "kelpie:{users}:key:"
+RULES = "kelpie:{rules}:rules"
+GROUPS = "kelpie:{rules}:groups"
+AUTOSCALER_LOCK = "kelpie:{rules}:autoscaler"
 
 
 def user_queues(user_id: str) -> str:
@@ -129,6 +189,31 @@ def user_keys(user_id: str) -> str:
 def api_key(digest: str) -> str:
     """What is known of an API key."""
     return f"{API_KEY_PREFIX}{digest}"
+
+
+def user_rules(user_id: str) -> str:
+    """The container groups whose scaling rules are a user's."""
+    return f"kelpie:{{rules}}:user_rules:{user_id}"
+
+
+def rule(group_id: str) -> str:
+    """The scaling rule of a container group."""
+    return f"kelpie:{{rules}}:rule:{group_id}"
+
+
+def decisions(group_id: str) -> str:
+    """What was decided about a container group."""
+    return f"kelpie:{{rules}}:decisions:{group_id}"
+
+
+def group(group_id: str) -> str:
+    """A container group of the local provider."""
+    return f"kelpie:{{rules}}:group:{group_id}"
+
+
+def reallocations(group_id: str) -> str:
+    """The nodes of a container group that are to be replaced."""
+    return f"kelpie:{{rules}}:reallocations:{group_id}"
 
 
 def queue_name(user_id: str, container_group_id: str) -> str:

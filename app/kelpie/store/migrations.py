@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,24 +23,24 @@ from kelpie.job import JobSpec, JobStatus
 from kelpie.store import codec, keys
 from kelpie.store.connection import translated
 from kelpie.store.keys import QueueKeys
+from kelpie.store.locks import Lock
 
 SCHEMA = 2
 """The version of the layout that this code reads and writes; prelude.lua names the same."""
 
-LOCK = "kelpie:{registry}:migrating"
-LOCK_S = 600  # a process that died while it migrated holds up the others no longer
+LOCK_TTL_S = 600.0  # a process that died while it migrated holds up the others no longer
 WAIT_S = 1.0
 MAX_WAIT_S = 3600.0
 
 log = structlog.get_logger(__name__)
 
 
-def bring_up_to_date(client: redis.Redis) -> None:
-    """Upgrades the layout if it is older. Raises StartupError when it is newer."""
+def bring_up_to_date(client: redis.Redis, lock: Lock) -> None:
+    """Upgrades the layout if it is older, while it holds the lock. Raises StartupError when it is newer."""
     with translated():
         if _version(client) == SCHEMA:
             return
-        with _lock(client):
+        with _held(lock):
             version = _version(client)
             if version > SCHEMA:
                 raise StartupError(
@@ -65,19 +64,17 @@ def _version(client: redis.Redis) -> int:
 
 
 @contextmanager
-def _lock(client: redis.Redis) -> Iterator[None]:
+def _held(lock: Lock) -> Iterator[None]:
     """One process migrates, the others wait for it."""
-    mine = uuid.uuid4().hex
     deadline = time.monotonic() + MAX_WAIT_S
-    while not client.set(LOCK, mine, nx=True, ex=LOCK_S):
+    while not lock.take():
         if time.monotonic() > deadline:
             raise UnavailableError("Another process has been upgrading the layout in Redis for an hour.")
         time.sleep(WAIT_S)
     try:
         yield
     finally:
-        if client.get(LOCK) == mine.encode():
-            client.delete(LOCK)
+        lock.free()
 
 
 def _name_queues_by_number(client: redis.Redis) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kelpie.job import JobStatus
@@ -11,6 +12,16 @@ ADMIN_ID = "00000000-0000-0000-0000-000000000000"
 """The user who sees and may do everything."""
 
 ADMIN_NAME = "admin"
+
+_KEY_IDS = uuid.UUID("5f2d4a8e-0c1b-5a7e-9d3f-6b8c2e4a1f07")
+
+
+class Scope(StrEnum):
+    """What an API key may be limited to. A key without scopes may do all that its user may."""
+
+    SUBMIT = "submit"  # submit jobs, and see, change and delete what is the user's
+    WORK = "work"  # ask for work and report on it, nothing else
+    ADMIN = "admin"  # what only the admin may do; for keys of the admin alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +47,57 @@ class User:
 class ApiKey:
     """What is kept of an API key: never the key itself."""
 
-    digest: str  # sha256 of the key, hexadecimal; names the key to :meth:`Users.revoke`
+    digest: str  # sha256 of the key, hexadecimal; never shown
     user_id: str
     org_name: str
     project_name: str
     created: int  # ms since 1970 UTC
+    prefix: str | None = None  # how it begins, for people to tell keys apart; None: not a key that we made
+    name: str | None = None
+    scopes: frozenset[Scope] | None = None  # None: everything that its user may do
+    expires: int | None = None  # ms since 1970 UTC
+    last_used: int | None = None  # ms since 1970 UTC, a minute late at most
+
+    @property
+    def id(self) -> str:
+        """Names the key to the world. It follows from the digest, but the digest does not follow from it."""
+        return key_id_of(self.digest)
+
+
+def key_id_of(digest: str) -> str:
+    """The public id of the key with that digest."""
+    return str(uuid.uuid5(_KEY_IDS, digest))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a request speaks for."""
+    """Whom a request speaks for, and how far."""
 
     user_id: str
     username: str
     org_name: str
     project_name: str
+    scopes: frozenset[Scope] | None = None  # None: everything that the user may do
+    machine_id: str | None = None  # of a node's own identity: it speaks for this machine only
+    workload_id: str | None = None  # of a node's own identity, where that names its workload
+    key_id: str | None = field(default=None, compare=False)  # of an API key
+    key_expires: int | None = field(default=None, compare=False)  # of an API key, ms since 1970 UTC
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the credentials allow what ``scope`` stands for."""
+        if scope is Scope.ADMIN and self.user_id != ADMIN_ID:
+            return False
+        return self.scopes is None or scope in self.scopes
 
     @property
     def is_admin(self) -> bool:
-        """Whether this is the admin."""
-        return self.user_id == ADMIN_ID
+        """Whether this is the admin, with credentials that say so."""
+        return self.may(Scope.ADMIN)
+
+    @property
+    def may_manage_keys(self) -> bool:
+        """Only a full key makes and ends keys: no other credential could outlive its own end through them."""
+        return self.key_id is not None and self.scopes is None
 
 
 class EventType(StrEnum):

@@ -39,7 +39,25 @@ QUEUE_SCRIPTS = (
 )
 """Scripts about one queue: the prelude is prepended, KEYS is its meta key, ARGV[1] its number."""
 
-PLAIN_SCRIPTS = ("register_queue", "create_user", "create_key", "delete_user")
+PLAIN_SCRIPTS = (
+    "register_queue",
+    "create_user",
+    "ensure_organization",
+    "create_key",
+    "touch_key",
+    "revoke_key",
+    "delete_user",
+    "create_rule",
+    "update_rule",
+    "delete_rule",
+    "record_decision",
+    "put_group",
+    "scale_group",
+    "reallocate_node",
+    "report_nodes",
+    "take_lock",
+    "free_lock",
+)
 
 NOT_WHEN_FULL = frozenset({"submit"})
 """Refused once Redis has reached its maxmemory. All others may run then, so that jobs can go on and end."""

@@ -93,7 +93,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
             self.end_headers()
             self.wfile.write(sent)
 
-        do_GET = do_POST = do_DELETE = do_PATCH = handle_any  # noqa: N815 -- the names that http.server calls
+        do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = handle_any  # noqa: N815 -- the names that http.server calls
 
         def log_message(self, *_: Any) -> None:
             return

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
 from kelpie import Client
@@ -24,11 +28,153 @@ def test_a_read_is_repeated_until_the_api_is_back(server: Scripted) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 502, 503])
-def test_a_submit_that_may_have_been_stored_is_not_repeated(server: Scripted, status: int) -> None:
+def test_a_submit_whose_reply_was_lost_is_repeated_under_the_same_key(server: Scripted, status: int) -> None:
+    server.answer(status, None if status == 0 else {"error": "Unavailable"}, Retry_After="0")
+    server.answer(202, job_wire())
+    with Client() as client:
+        assert client.submit(["true"], queue="q").id == JOB_ID
+        client.submit(["true"], queue="q")
+    keys = [request.headers["Idempotency-Key"] for request in server.requests]
+    assert keys[0] == keys[1]
+    assert keys[2] != keys[0]
+    assert server.requests[0].body == server.requests[1].body
+
+
+def test_a_batch_whose_reply_was_lost_is_repeated_under_the_same_key(server: Scripted) -> None:
+    server.answer(0, None)
+    server.answer(202, [job_wire()])
+    with Client() as client:
+        client.submit_many([{"command": "true"}])
+    assert len({request.headers["Idempotency-Key"] for request in server.requests}) == 1
+    assert [request.path for request in server.requests] == ["/jobs/batch"] * 2
+
+
+def test_a_submit_goes_under_the_key_that_it_is_given(server: Scripted) -> None:
+    server.answer(202, job_wire())
+    with Client() as client:
+        client.submit(["true"], queue="q", idempotency_key="mine")
+    server.answers[:] = [(202, [job_wire()], {})]
+    with Client() as client:
+        client.submit_many([{"command": "true"}], idempotency_key="ours")
+    assert [request.headers["Idempotency-Key"] for request in server.requests] == ["mine", "ours"]
+
+
+@pytest.mark.parametrize("status", [0, 502, 503])
+def test_what_the_server_would_not_know_again_is_not_repeated(server: Scripted, status: int) -> None:
     server.answer(status, None if status == 0 else {"error": "Unavailable"})
     with Client() as client, pytest.raises(UnavailableError):
-        client.submit(["true"], queue="q")
+        client.create_user("ada")
     assert len(server.requests) == 1
+    assert "Idempotency-Key" not in server.requests[0].headers
+
+
+def test_a_submit_is_not_repeated_for_ever(server: Scripted) -> None:
+    server.answer(503, {"error": "Unavailable", "message": "no Redis"}, Retry_After="0")
+    with Client() as client, pytest.raises(UnavailableError, match="no Redis"):
+        client.submit(["true"], queue="q")
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("change", ["hold", "resume", "requeue", "unban"])
+def test_a_change_is_repeated_after_a_lost_reply_and_gives_the_job(server: Scripted, change: str) -> None:
+    server.answer(0, None)
+    server.answer(200, job_wire(on_hold=True, banned_nodes=["n1"]))
+    with Client() as client:
+        job = getattr(client, change)(JOB_ID)
+    assert (job.id, job.on_hold, job.banned_nodes) == (JOB_ID, True, ("n1",))
+    assert [(request.method, request.path) for request in server.requests] == [
+        ("POST", f"/jobs/{JOB_ID}/{change}")
+    ] * 2
+
+
+def test_unban_names_the_node_that_it_is_given(server: Scripted) -> None:
+    server.answer(200, job_wire())
+    with Client() as client:
+        client.unban(JOB_ID)
+        client.unban(JOB_ID, "n1")
+    assert [request.body for request in server.requests] == [{}, {"machine_id": "n1"}]
+
+
+def page(count: int, **more: Any) -> dict[str, Any]:
+    return {"_count": count, "jobs": [job_wire()] * count, **more}
+
+
+def test_a_list_goes_on_from_cursors_past_pages_without_a_match(
+    server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    for count, cursor in ((2, "a"), (0, "b"), (1, "c"), (2, None)):
+        server.answer(200, page(count, next_cursor=cursor))
+    with Client() as client:
+        jobs = client.jobs(labels={"a": "b=c", "d": ""}, node="n 1", text="x&y", queue="q")
+    assert len(jobs) == 5
+    queries = [parse_qs(urlsplit(request.path).query, keep_blank_values=True) for request in server.requests]
+    assert [query.get("cursor") for query in queries] == [None, ["a"], ["b"], ["c"]]
+    same = {
+        "container_group_id": ["q"],
+        "label": ["a=b=c", "d="],
+        "machine_id": ["n 1"],
+        "q": ["x&y"],
+        "page_size": ["2"],
+        "asc": ["false"],
+    }
+    assert all(query | same == query and "page" not in query for query in queries)
+
+
+def test_a_list_reads_no_page_more_than_it_needs(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    for cursor in "abc":
+        server.answer(200, page(2, next_cursor=cursor))
+    with Client() as client:
+        assert len(client.jobs(limit=3)) == 3
+    assert len(server.requests) == 2
+
+
+def test_a_cursor_that_leads_nowhere_ends_a_list(server: Scripted) -> None:
+    server.answer(200, page(1, next_cursor="a"))
+    with Client() as client:
+        assert len(client.jobs()) == 2
+    assert len(server.requests) == 2
+
+
+def test_the_numbered_pages_of_an_older_api_are_read_too(
+    server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    for count in (2, 2, 1):
+        server.answer(200, page(count))
+    with Client() as client:
+        assert len(client.jobs(status=JobStatus.FAILED, queue="q")) == 5
+    queries = [parse_qs(urlsplit(request.path).query) for request in server.requests]
+    assert [query.get("page") for query in queries] == [None, ["2"], ["3"]]
+    assert all(query["status"] == ["failed"] for query in queries)
+
+
+@pytest.mark.parametrize("chosen", [{"labels": {"a": "b"}}, {"node": "n"}, {"text": "x"}])
+def test_an_older_api_that_would_list_all_jobs_is_not_taken_at_its_word(
+    server: Scripted, chosen: dict[str, Any]
+) -> None:
+    server.answer(200, page(2))
+    with Client() as client, pytest.raises(InvalidInputError, match="too old"):
+        client.jobs(**chosen)
+
+
+def test_a_job_may_be_given_times(server: Scripted) -> None:
+    server.answer(202, job_wire(not_before="2027-01-31T08:00:00.000Z", max_runtime_s=60, retry_backoff_s=5))
+    moment = datetime(2027, 1, 31, 10, tzinfo=timezone(timedelta(hours=2)))
+    with Client() as client:
+        job = client.submit(["true"], queue="q", not_before=moment, max_runtime_s=60, retry_backoff_s=5)
+    assert server.requests[0].body == {
+        "command": "true",
+        "container_group_id": "q",
+        "sync": {},
+        "not_before": "2027-01-31T08:00:00.000Z",
+        "max_runtime_s": 60,
+        "retry_backoff_s": 5,
+    }
+    assert job.spec.not_before == 1000 * int(moment.timestamp())
+    with pytest.raises(InvalidInputError, match="offset"):
+        job_spec(["true"], queue="q", not_before=datetime(2027, 1, 31))
 
 
 def test_a_submit_that_was_too_fast_is_repeated(server: Scripted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from kelpie.cli import COMMANDS, exit_codes
+from kelpie.cli.options import seconds_of
 from tests.unit.cli.conftest import JOB_ID, Said, Scripted, job_wire
 
 Run = Callable[..., Said]
@@ -50,6 +52,67 @@ def test_submit_sends_the_whole_job(kelpie: Run, server: Scripted) -> None:
     }
 
 
+def test_submit_takes_times_as_durations(
+    kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kelpie.cli.options.time.time", lambda: 1_800_000_000.0)
+    server.answer(202, job_wire())
+    submit = ("submit", "--queue", "q", "--max-runtime")
+    assert kelpie(*submit, "1d12h", "--not-before", "2h", "--retry-backoff", "90s", "--", "true").code == 0
+    assert kelpie(*submit, "60", "--not-before", "2027-01-31T10:00:00+02:00", "--", "true").code == 0
+    first, second = (request.body for request in server.requests)
+    assert (first["max_runtime_s"], first["retry_backoff_s"]) == (36 * 3600, 90)
+    assert first["not_before"] == "2027-01-15T10:00:00.000Z"
+    assert (second["max_runtime_s"], second["not_before"]) == (60, "2027-01-31T08:00:00.000Z")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(
+            ("90s", 90),
+            ("15m", 900),
+            ("2h", 7200),
+            ("3d", 259_200),
+            ("1d2h3m4s", 93_784),
+            ("0", 0),
+            ("0s", 0),
+        ),
+        *(
+            (wrong, None)
+            for wrong in ("", "h", "1", "2 h", "-1s", "1.5h", "1h1d", "1w", "٣s", "9" * 20 + "s")
+        ),
+    ],
+)
+def test_a_duration_is_read_as_it_is_written(text: str, seconds: int | None) -> None:
+    assert seconds_of(text) == (1 if text == "1" else seconds)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        *(("--max-runtime", text) for text in ("0", "0s", "soon", "-5", "1.5h")),
+        *(("--retry-backoff", text) for text in ("0m", "2 hours")),
+        *(("--not-before", text) for text in ("tomorrow", "2027-01-31T10:00:00", "2027-01-31", "-2h")),
+        ("--not-before", "0001-01-01T00:00:00"),
+    ],
+)
+def test_a_wrong_time_is_a_usage_error_that_shows_the_right_form(
+    kelpie: Run, server: Scripted, option: str, text: str
+) -> None:
+    said = kelpie("submit", "--queue", "q", f"{option}={text}", "--", "true")
+    assert said.code == exit_codes.USAGE
+    assert text in said.err
+    assert "2h" in said.err
+    assert not server.requests
+
+
+def test_submit_goes_under_the_key_that_it_is_given(kelpie: Run, server: Scripted) -> None:
+    server.answer(202, job_wire())
+    assert kelpie("submit", "--queue", "q", "--idempotency-key", "nightly-7", "--", "true").code == 0
+    assert server.requests[0].headers["Idempotency-Key"] == "nightly-7"
+
+
 @pytest.mark.parametrize(
     ("option", "text"),
     [
@@ -84,6 +147,13 @@ def test_a_wrong_sync_entry_is_a_usage_error_that_shows_the_right_form(
         ["submit", "--queue", "q", "--file", "-", "--", "true"],
         ["jobs", "--status", "sleeping"],
         ["job"],
+        ["jobs", "--label", "novalue"],
+        ["hold"],
+        ["resume"],
+        ["requeue"],
+        ["unban", "--node", "n"],
+        ["completion"],
+        ["completion", "tcsh"],
         ["cancel"],
         ["cancel", JOB_ID, "--queue", "q"],
         ["delete"],
@@ -173,8 +243,16 @@ def test_jobs_shows_a_table(kelpie: Run, server: Scripted) -> None:
     heading, row = said.out.splitlines()
     assert heading.split() == ["status", "id", "queue", "attempt", "failures", "node", "age"]
     assert row.split()[:6] == ["running", JOB_ID, "q", "4", "2/3", "node-7"]
-    path = "/jobs?status=running&container_group_id=a+b%26c&page=1&page_size=7&asc=true"
+    path = "/jobs?status=running&container_group_id=a+b%26c&page_size=7&asc=true"
     assert server.requests[0].path == path
+
+
+def test_jobs_filters_by_label_node_and_text(kelpie: Run, server: Scripted) -> None:
+    server.answer(200, {"_count": 0, "jobs": [], "next_cursor": None})
+    said = kelpie("jobs", "--label", "a=b=c", "--label", "d=", "--node", "n 1", "--text", "x")
+    assert (said.code, said.out) == (0, "No jobs.\n")
+    (path,) = (request.path for request in server.requests)
+    assert path == "/jobs?machine_id=n+1&q=x&label=a%3Db%3Dc&label=d%3D&page_size=100&asc=false"
 
 
 def test_jobs_reads_as_many_pages_as_it_needs(
@@ -185,6 +263,55 @@ def test_jobs_reads_as_many_pages_as_it_needs(
         server.answer(200, {"_count": count, "jobs": [job_wire()] * count})
     assert len(json.loads(kelpie("jobs", "--json", "--limit", "100").out)) == 5
     assert len(server.requests) == 3
+
+
+def test_job_shows_when_it_may_run(kelpie: Run, server: Scripted) -> None:
+    server.answer(
+        200,
+        job_wire(
+            waiting_for="held: it waits until it is resumed",
+            on_hold=True,
+            banned_nodes=["n1", "n2"],
+            not_before="2027-01-31T08:00:00.000Z",
+            max_runtime_s=3 * 86_400,
+            retry_backoff_s=90,
+            priority=7,
+        ),
+    )
+    shown = {tuple(line.split("  ", 1)) for line in kelpie("job", JOB_ID).out.splitlines()}
+    facts = {name: text.strip() for name, text in (pair for pair in shown if len(pair) == 2)}
+    assert facts["waiting for"] == "held: it waits until it is resumed"
+    assert facts["on hold"] == "yes"
+    assert facts["banned nodes"] == "n1 n2"
+    assert facts["not before"] == "2027-01-31T08:00:00.000Z"
+    assert facts["max runtime"] == "3d0h"
+    assert facts["retry backoff"] == "1m30s"
+    assert facts["priority"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("name", "done"),
+    [("hold", "held"), ("resume", "resumed"), ("requeue", "requeued"), ("unban", "unbanned")],
+)
+def test_a_change_is_made_to_each_job_in_turn(kelpie: Run, server: Scripted, name: str, done: str) -> None:
+    server.answer(200, job_wire())
+    said = kelpie(name, JOB_ID, "other")
+    assert said == Said(0, f"{JOB_ID} {done}\nother {done}\n", "")
+    assert [(request.method, request.path) for request in server.requests] == [
+        ("POST", f"/jobs/{JOB_ID}/{name}"),
+        ("POST", f"/jobs/other/{name}"),
+    ]
+    assert [one["id"] for one in json.loads(kelpie(name, JOB_ID, "other", "--json").out)] == [JOB_ID] * 2
+    server.answers[:] = [(409, {"error": "Conflict", "message": "it has completed"}, {})]
+    assert kelpie(name, JOB_ID).code == exit_codes.CONFLICT
+    server.answers[:] = [(404, {"error": "Not Found", "message": "no such job"}, {})]
+    assert kelpie(name, JOB_ID).code == exit_codes.NOT_FOUND
+
+
+def test_unban_of_one_node(kelpie: Run, server: Scripted) -> None:
+    server.answer(200, job_wire())
+    assert kelpie("unban", "--node", "n1", JOB_ID).code == 0
+    assert server.requests[0].body == {"machine_id": "n1"}
 
 
 def test_job_shows_the_attempts(kelpie: Run, server: Scripted) -> None:
@@ -261,6 +388,102 @@ def test_keys_create_makes_a_user_and_shows_the_key(kelpie: Run, server: Scripte
     assert server.requests[1].body == {"org_name": "default", "project_name": "p"}
 
 
+KEY = {
+    "id": "key-1",
+    "prefix": "klp_abcdef",
+    "name": "nodes",
+    "scopes": ["work"],
+    "org_name": "o",
+    "project_name": "p",
+    "created": "2026-11-24T00:00:00.000Z",
+    "expires": "2026-12-24T00:00:00.000Z",
+    "last_used": None,
+}
+
+
+def test_keys_new_makes_a_narrower_key_of_ones_own(kelpie: Run, server: Scripted) -> None:
+    server.answer(201, {"token": "klp_new"} | KEY)
+    said = kelpie("keys", "new", "--scope", "work", "--name", "nodes", "--expires", "30d")
+    assert (said.code, said.out) == (0, "klp_new\n")
+    assert "key-1" in said.err
+    assert server.requests[0].path == "/users/me/keys"
+    assert server.requests[0].body == {"scopes": ["work"], "name": "nodes", "expires_in_s": 30 * 86_400}
+    assert json.loads(kelpie("keys", "new", "--json").out)["key"] == "klp_new"
+    assert server.requests[1].body == {}
+
+
+def test_keys_add_and_create_pass_on_how_far_the_key_reaches(kelpie: Run, server: Scripted) -> None:
+    server.answer(201, {"token": "klp_new"})
+    assert kelpie("keys", "add", "user/2", "--scope", "work", "--scope", "submit").out == "klp_new\n"
+    assert server.requests[0].path == "/users/user%2F2/token"
+    assert server.requests[0].body["scopes"] == ["work", "submit"]
+
+
+@pytest.mark.parametrize("wrong", [("--expires", "soon"), ("--expires", "5"), ("--scope", "all")])
+def test_a_wrong_option_of_a_key_is_told_before_anything_is_sent(
+    kelpie: Run, server: Scripted, wrong: tuple[str, str]
+) -> None:
+    said = kelpie("keys", "new", *wrong)
+    assert said.code == exit_codes.USAGE
+    assert wrong[1] in said.err
+    assert server.requests == []
+
+
+def test_keys_list_shows_what_is_known_of_keys(kelpie: Run, server: Scripted) -> None:
+    server.answer(200, {"keys": [KEY, KEY | {"id": "key-2", "scopes": None, "name": "\x1b[31m"}]})
+    said = kelpie("keys", "list")
+    first, second = said.out.splitlines()[1:]
+    assert all(piece in first for piece in ("key-1", "klp_abcdef", "nodes", "work"))
+    assert "all" in second
+    assert "\x1b" not in said.out
+    assert [key["id"] for key in json.loads(kelpie("keys", "list", "--user", "u", "--json").out)] == [
+        "key-1",
+        "key-2",
+    ]
+    assert [request.path for request in server.requests] == ["/users/me/keys", "/users/u/keys"]
+
+
+def test_keys_revoke_ends_a_key(kelpie: Run, server: Scripted) -> None:
+    server.answer(204, b"")
+    assert kelpie("keys", "revoke", "key-1").code == 0
+    assert kelpie("keys", "revoke", "key-1", "--user", "u").code == 0
+    assert [(request.method, request.path) for request in server.requests] == [
+        ("DELETE", "/users/me/keys/key-1"),
+        ("DELETE", "/users/u/keys/key-1"),
+    ]
+    server.answers.clear()
+    server.answer(404, {"error": "Not Found", "message": "There is no API key 'key-1'."})
+    said = kelpie("keys", "revoke", "key-1")
+    assert (said.code, "key-1" in said.err) == (exit_codes.NOT_FOUND, True)
+
+
+def test_keys_users_lists_all_of_them(kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    users = [
+        {"id": f"user-{i}", "username": f"name-{i}", "created": "2026-11-24T00:00:00.000Z"} for i in range(3)
+    ]
+    server.answer(200, {"_count": 2, "users": users[:2]})
+    server.answer(200, {"_count": 1, "users": users[2:]})
+    assert [line.split()[1] for line in kelpie("keys", "users").out.splitlines()[1:]] == [
+        "name-0",
+        "name-1",
+        "name-2",
+    ]
+    assert [request.path for request in server.requests] == [
+        "/users?page=1&page_size=2",
+        "/users?page=2&page_size=2",
+    ]
+
+
+def test_keys_delete_user_asks_first(kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer(204, b"")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert kelpie("keys", "delete-user", "user-2").code == exit_codes.INTERRUPTED
+    assert server.requests == []
+    assert kelpie("keys", "delete-user", "user-2", "--yes").code == 0
+    assert [(request.method, request.path) for request in server.requests] == [("DELETE", "/users/user-2")]
+
+
 def test_every_command_has_help_with_examples(kelpie: Run) -> None:
     for name in COMMANDS:
         said = kelpie(name, "--help")
@@ -288,7 +511,7 @@ def test_the_bare_install_is_enough_for_the_client_and_its_commands() -> None:
     script = (
         "import sys; from kelpie import Client; import kelpie.cli; "
         "[kelpie.cli.cli.get_command(None, name) for name in "
-        "('submit', 'jobs', 'job', 'cancel', 'delete', 'keys')]; "
+        "('submit', 'jobs', 'job', 'cancel', 'hold', 'unban', 'delete', 'keys', 'scaling', 'completion')]; "
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

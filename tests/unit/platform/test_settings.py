@@ -56,6 +56,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("KELPIE_WEBHOOK_WORKERS", "0"),
         ("KELPIE_REAP_INTERVAL_S", "0"),
         ("KELPIE_LOG_LEVEL", "loud"),
+        ("KELPIE_PROVIDER", "cloud"),
+        ("KELPIE_AUTOSCALE_INTERVAL_S", "0"),
+        ("KELPIE_AUTOSCALE_COOLDOWN_S", "-1"),
         ("KELPIE_WEBHOOK_ALLOW_PRIVATE", "perhaps"),
     ],
 )

@@ -14,7 +14,7 @@ from kelpie.errors import StartupError, UnavailableError
 from kelpie.job import Holder, JobStatus, Outcome
 from kelpie.store import Filter, Store, keys
 from kelpie.store.connection import make_client
-from kelpie.store.migrations import LOCK, SCHEMA
+from kelpie.store.migrations import SCHEMA
 from kelpie.store.scripts import PRELUDE, Scripts, load, read_lua
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import USER
@@ -126,7 +126,7 @@ def test_an_upgrade_that_was_cut_short_is_finished_by_the_next(
         patch.setattr("kelpie.store.migrations._rewrite_job", cut_short)
         with pytest.raises(CutShort):
             Store(client).check()
-    assert not client.exists(LOCK)  # the next need not wait
+    assert not client.exists(keys.MIGRATION_LOCK)  # the next need not wait
     store = Store(client)
     store.check()
     assert {job.id for job in store.page(USER, Filter()).jobs} == set(ids.values())

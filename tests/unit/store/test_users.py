@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from kelpie.errors import ConflictError, InvalidInputError, NotFoundError, StartupError
-from kelpie.store import ADMIN_ID, Principal
+from kelpie.store import ADMIN_ID, Principal, Scope, keys
 from tests.unit.store.conftest import StoreUnderTest
 
 ADMIN_KEY = "the-admin-key-of-32-characters-or-more"
@@ -114,3 +114,45 @@ def test_deleting_all_users_leaves_the_admin_alone(sut: StoreUnderTest) -> None:
     assert [users.authenticate(key) for key in keys] == [None, None]
     assert users.authenticate(ADMIN_KEY) is not None
     assert users.create("alice").id != made[0].id
+
+
+def test_one_user_is_deleted_with_his_keys_and_the_admin_is_not(sut: StoreUnderTest) -> None:
+    users = sut.store.users
+    users.ensure_admin(ADMIN_KEY)
+    before = sut.state()
+    alice = users.create("alice")
+    key = users.create_key(alice.id, "org", "project")
+    users.delete(alice.id)
+    assert sut.state() == before
+    assert users.authenticate(key) is None
+    with pytest.raises(NotFoundError):
+        users.delete(alice.id)
+    with pytest.raises(ConflictError, match="admin"):
+        users.delete(ADMIN_ID)
+    assert users.authenticate(ADMIN_KEY) is not None
+
+
+def test_users_are_listed_by_name_a_page_at_a_time(sut: StoreUnderTest) -> None:
+    users = sut.store.users
+    made = {name: users.create(name) for name in ("carol", "alice", "bob")}
+    assert users.page() == [made["alice"], made["bob"], made["carol"]]
+    assert users.page(2, 2) == [made["carol"]]
+    assert users.page(3, 2) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["organization:acme", "Organization:acme", " ORGANIZATION:", "organization:"]
+)
+def test_nobody_else_can_have_the_name_of_an_organizations_user(sut: StoreUnderTest, name: str) -> None:
+    with pytest.raises(InvalidInputError, match="organization"):
+        sut.store.users.create(name)
+    assert sut.store.users.page() == []
+
+
+def test_every_field_of_a_key_is_described(sut: StoreUnderTest) -> None:
+    users = sut.store.users
+    user = users.create("alice")
+    key, kept = users.make_key(user.id, "org", "project", scopes=[Scope.WORK], name="n", expires_in_s=60)
+    users.authenticate(key)
+    written = {name.decode() for name in sut.redis.hgetall(keys.api_key(kept.digest))}
+    assert written == set(keys.KEY_FIELDS)

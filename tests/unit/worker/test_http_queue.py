@@ -223,3 +223,27 @@ def test_nobody_at_home_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
         queue.lease(0)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_nodes_own_token_is_read_anew_at_every_call(server: ScriptedServer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    queue = HttpQueue(settings(tmp_path, api_url=server.url, token_file=token, salad_project="sims"))
+    server.answer = lambda request: (200, [])
+    with pytest.raises(UnavailableError, match="KELPIE_TOKEN_FILE"):  # it may come yet
+        queue.lease(0)
+    for said in ("first", "second"):
+        token.write_text(f"{said}\n")
+        queue.lease(0)
+        headers = server.requests[-1].headers
+        assert headers["authorization"] == f"Bearer {said}"
+        assert headers["salad-project"] == "sims"
+        assert "x-kelpie-key" not in headers
+
+
+def test_an_api_key_goes_before_a_token(server: ScriptedServer, tmp_path: Path) -> None:
+    queue = HttpQueue(
+        settings(tmp_path, api_url=server.url, token_file=tmp_path / "missing", api_key="klp_key")
+    )
+    server.answer = lambda request: (200, [])
+    queue.lease(0)
+    assert "authorization" not in server.requests[-1].headers

@@ -208,3 +208,85 @@ def test_without_a_metadata_service_a_fresh_container_is_asked_for_by_exit_code(
     case.queue.jobs = [shell_job("exit 0")]
     case.begin(recreate_between_jobs=True)
     assert case.end() == RECREATE_CONTAINER
+
+
+def test_a_worker_that_retires_finishes_what_it_has_and_takes_no_other_job(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    script = "touch up; while [ ! -e go ]; do sleep 0.02; done"
+    case.queue.jobs = [shell_job(script, id="a"), shell_job("touch b", id="b")]
+    case.begin()
+    wait_until((case.folder / "up").exists, "the job to run")
+    case.stop.retire()
+    case.stop.retire()
+    (case.folder / "go").touch()
+    assert case.engine.blocked.wait(30)
+    case.engine.go.set()
+    assert case.end() == STOPPED
+    assert case.queue.reports == [("completed", "a")]
+    assert [job.id for job in case.queue.jobs] == ["b"]
+
+
+def test_a_worker_that_retires_takes_the_job_that_its_open_poll_was_given(case: Case) -> None:
+    def given() -> None:
+        case.queue.on_empty = None
+        case.stop.retire()
+        case.queue.jobs = [shell_job("exit 0", id="a")]
+
+    lease = case.queue.lease
+
+    def given_while_retiring(wait_s: float) -> Any:
+        return lease(wait_s) or lease(0)
+
+    case.queue.lease = given_while_retiring  # type: ignore[method-assign]
+    case.queue.on_empty = given
+    case.begin()
+    assert case.end() == STOPPED
+    assert case.queue.reports == [("completed", "a")]
+
+
+def test_a_worker_that_retires_before_it_began_takes_no_job(case: Case) -> None:
+    case.queue.jobs = [shell_job("touch a", id="a")]
+    case.stop.retire()
+    case.begin()
+    assert case.end() == STOPPED
+    assert case.queue.stopped.is_set()
+    assert case.queue.reports == []
+
+
+def test_a_retiring_worker_that_is_stopped_hands_its_job_back(case: Case) -> None:
+    case.queue.jobs = [shell_job("touch up; sleep 60", id="a")]
+    case.begin()
+    wait_until((case.folder / "up").exists, "the job to run")
+    case.stop.retire()
+    case.stop.request()
+    assert case.end() == STOPPED
+    assert case.queue.reports == [("released", "a")]
+
+
+def test_the_open_poll_of_an_idle_worker_that_retires_ends_at_once(case: Case) -> None:
+    case.queue.jobs = [shell_job("exit 0", id="a")]
+    polls = threading.Event()
+    case.queue.on_empty = polls.set
+    case.begin()
+    wait_until(lambda: ("completed", "a") in case.queue.reports, "the job's data to be through")
+    assert polls.wait(30)
+    wait_until(lambda: not any("finalize" in t.name for t in threading.enumerate()), "its thread to end")
+    assert not case.queue.stopped.is_set()
+    case.stop.retire()
+    assert case.queue.stopped.is_set()
+    assert case.end() == STOPPED
+
+
+def test_the_open_poll_of_a_worker_with_outputs_on_their_way_is_waited_for(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    case.queue.jobs = [shell_job("exit 0", id="a")]
+    polls = threading.Event()
+    case.queue.on_empty = polls.set
+    case.begin()
+    assert case.engine.blocked.wait(30)
+    assert polls.wait(30)
+    case.stop.retire()
+    assert not case.queue.stopped.is_set()
+    case.engine.go.set()
+    assert case.end() == STOPPED
+    assert case.queue.reports == [("completed", "a")]

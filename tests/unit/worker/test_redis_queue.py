@@ -9,7 +9,7 @@ import pytest
 
 from kelpie.errors import ForbiddenError, LeaseLostError, UnauthenticatedError
 from kelpie.job import JobStatus, Outcome
-from kelpie.store import Store
+from kelpie.store import Scope, Store
 from kelpie_worker.redis_queue import RedisQueue
 from tests.factories import GROUP, spec
 from tests.unit.worker.doubles import settings
@@ -74,6 +74,14 @@ def test_stopping_ends_an_open_poll(cluster: Cluster) -> None:
     poll.join(10)
     assert answers == [None]
     node.close()
+
+
+def test_a_key_that_may_not_work_serves_no_queue(cluster: Cluster) -> None:
+    key, _ = cluster.store.users.make_key(cluster.user.id, "org", "project", scopes=[Scope.SUBMIT])
+    with pytest.raises(ForbiddenError, match="scope work"):
+        cluster.node("node-1", api_key=key).lease(0)
+    key, _ = cluster.store.users.make_key(cluster.user.id, "org", "project", scopes=[Scope.WORK])
+    assert cluster.node("node-1", api_key=key).lease(0) is None
 
 
 def test_the_key_tells_whose_queue_is_served(cluster: Cluster) -> None:

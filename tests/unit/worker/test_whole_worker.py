@@ -87,6 +87,27 @@ def test_an_idle_worker_ends_at_once_and_in_good_order(server: ScriptedServer, w
     assert process.wait(30) == 0
 
 
+def test_sigusr1_ends_a_worker_when_its_job_is_done(
+    server: ScriptedServer, worker: Any, tmp_path: Path
+) -> None:
+    script = "touch up; while [ ! -e go ]; do sleep 0.02; done"
+    job = {"id": "job-1", "command": "sh", "arguments": ["-c", script], "container_group_id": "q", "sync": {}}
+
+    def answer(request: Any) -> tuple[int, Any]:
+        if request.path.startswith("/work"):
+            return 200, [job]
+        return 200, {"status": "running", "message": "ok"}
+
+    server.answer = answer
+    process = worker()
+    wait_until((tmp_path / "up").exists, "the command to be up")
+    process.send_signal(signal.SIGUSR1)
+    (tmp_path / "go").touch()
+    assert process.wait(60) == 0
+    reports = [r.path for r in server.requests if r.method == "POST" and not r.path.endswith("/heartbeat")]
+    assert reports == ["/jobs/job-1/completed"]
+
+
 def test_sigterm_releases_the_running_job_and_no_secret_is_logged(
     server: ScriptedServer, worker: Any, tmp_path: Path
 ) -> None:

@@ -1,0 +1,147 @@
+"""Signed tokens (JWT) by which a node says which machine it is, and for which organization it works."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from joserfc import jws, jwt
+from joserfc.errors import JoseError, SecurityWarning
+from joserfc.jwk import Key
+
+from kelpie.errors import ForbiddenError
+
+ALGORITHMS = (
+    *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
+    "EdDSA",
+    "Ed25519",
+)
+"""Asymmetric ones only: with a symmetric one, whoever can verify a token can also make one."""
+
+MAX_TOKEN_CHARS = 8192
+MAX_CLAIM_CHARS = 128
+
+_REGISTRY = jws.JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
+# RFC 9864 renames EdDSA to Ed25519; tokens that say EdDSA are common and no less safe.
+warnings.filterwarnings("ignore", "EdDSA is deprecated", SecurityWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """What a verified token says."""
+
+    machine_id: str
+    organization: str
+    workload_id: str | None = None
+    workload_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimNames:
+    """Where a token says what: a claim's name, or a JSON pointer (``/kubernetes.io/pod/uid``) into claims."""
+
+    machine_id: str
+    organization: str
+    workload_id: str
+    workload_name: str
+
+
+class Verifiers(Protocol):
+    """Where public keys come from."""
+
+    def find(self, kid: str | None, algorithm: str) -> Key | None:
+        """The key that may verify a token. Raises UnavailableError when that cannot be found out."""
+        ...
+
+
+class NodeTokens:
+    """Verifies tokens. Nothing of a token is remembered: each one is judged anew, at every request."""
+
+    def __init__(
+        self,
+        keys: Verifiers,
+        names: ClaimNames,
+        *,
+        leeway_s: int,
+        audience: str | None = None,
+        issuer: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = keys
+        self._names = names
+        self._leeway_s = leeway_s
+        self._clock = clock
+        self._options: dict[str, jwt.ClaimsOption] = {"exp": {"essential": True}}
+        if audience is not None:
+            self._options["aud"] = {"essential": True, "value": audience}
+        if issuer is not None:
+            self._options["iss"] = {"essential": True, "value": issuer}
+
+    def verify(self, token: str) -> NodeIdentity:
+        """What a token says. Raises ForbiddenError for a bad one, UnavailableError without keys."""
+        if len(token) > MAX_TOKEN_CHARS:
+            raise _bad(f"it is longer than {MAX_TOKEN_CHARS} characters")
+        claims = self._verified(token)
+        try:
+            rules = jwt.JWTClaimsRegistry(
+                now=lambda: int(self._clock()), leeway=self._leeway_s, **self._options
+            )
+            rules.validate(claims)
+        except JoseError as error:
+            raise _bad(_reason(error)) from None
+        names = self._names
+        return NodeIdentity(
+            machine_id=_required(claims, names.machine_id),
+            organization=_required(claims, names.organization),
+            workload_id=_claim(claims, names.workload_id),
+            workload_name=_claim(claims, names.workload_name),
+        )
+
+    def _verified(self, token: str) -> dict[str, Any]:
+        """The claims of a token whose signature is right."""
+        try:
+            header = jws.extract_compact(token.encode("ascii", "strict"), registry=_REGISTRY).headers()
+            algorithm, kid = header.get("alg"), header.get("kid")
+            if algorithm not in ALGORITHMS:
+                raise _bad(f"its algorithm is none of {', '.join(ALGORITHMS)}")
+            if kid is not None and not isinstance(kid, str):
+                raise _bad("its key id is no text")
+            key = self._keys.find(kid, algorithm)
+            if key is None:
+                raise _bad("it is signed by a key that is not published")
+            return jwt.decode(token, key, registry=_REGISTRY).claims
+        except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _bad(_reason(error)) from None
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> str | None:
+    """The text in a claim; None when it is absent or empty. Raises ForbiddenError for what no name can be."""
+    value: Any = claims
+    parts = name[1:].split("/") if name.startswith("/") else [name]
+    for part in parts:
+        value = value.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > MAX_CLAIM_CHARS or not value.isprintable():
+        raise _bad(f"its claim {name} is no text of up to {MAX_CLAIM_CHARS} printable characters")
+    return value
+
+
+def _required(claims: Mapping[str, Any], name: str) -> str:
+    value = _claim(claims, name)
+    if value is None:
+        raise _bad(f"it has no claim {name}")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, JoseError):
+        return (error.description or error.error.replace("_", " ")).rstrip(".")
+    return "it is no JSON Web Token"
+
+
+def _bad(why: str) -> ForbiddenError:
+    return ForbiddenError(f"The token in Authorization is not accepted: {why}.")
