@@ -186,3 +186,24 @@ def test_of_many_polls_at_once_each_gets_at_most_one_job_and_no_job_goes_out_twi
     given = Counter(job["id"] for job in found if job is not None)
     assert given == Counter(job["id"] for job in submitted)
     assert sum(job is None for job in found) == polls - jobs
+
+
+def test_a_submit_repeated_with_the_same_idempotency_key_is_202_and_the_same_job(
+    api: ApiUser, group: str
+) -> None:
+    same = {"Idempotency-Key": uuid.uuid4().hex}
+    body = job_body(container_group_id=group)
+    answers = [api.request("POST", "/jobs", json=body, headers=same) for _ in range(2)]
+    assert [status for status, _, _ in answers] == [202, 202]
+    assert answers[0][2]["id"] == answers[1][2]["id"]
+    assert len(api.ok("GET", f"/jobs?container_group_id={group}")["jobs"]) == 1
+
+
+def test_another_submit_under_the_same_idempotency_key_is_409_and_queues_nothing(
+    api: ApiUser, group: str
+) -> None:
+    same = {"Idempotency-Key": uuid.uuid4().hex}
+    assert api.request("POST", "/jobs", json=job_body(container_group_id=group), headers=same)[0] == 202
+    other = job_body(container_group_id=group, command="false")
+    assert api.request("POST", "/jobs", json=other, headers=same)[0] == 409
+    assert len(api.ok("GET", f"/jobs?container_group_id={group}")["jobs"]) == 1

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from kelpie.errors import InvalidInputError, LeaseLostError, NotFoundError
+from kelpie.errors import ConflictError, InvalidInputError, LeaseLostError, NotFoundError
 from kelpie.job import Holder, JobStatus, Lease, Outcome
-from tests.unit.store.conftest import StoreUnderTest, holder_of, old_holder_of
+from tests.factories import spec
+from tests.unit.store.conftest import OTHER_USER, USER, StoreUnderTest, holder_of, old_holder_of
 
 Shown = Callable[[Lease], Holder]
 REPORTS = [Outcome.COMPLETED, Outcome.APP_FAILED, Outcome.SYNC_FAILED, Outcome.RELEASED]
@@ -192,6 +193,31 @@ def test_of_polls_at_once_each_gets_at_most_one_job_and_no_job_goes_out_twice(su
         leases = list(threads.map(lambda n: sut.poll(f"node-{n}", f"request-{n:08}"), range(polls)))
     given = [lease.job.id for lease in leases if lease is not None]
     assert sorted(given) == sorted(job.id for job in jobs)
+
+
+# Submits
+
+
+def test_a_submit_repeated_with_the_same_idempotency_key_is_the_same_job(sut: StoreUnderTest) -> None:
+    first = sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    before = sut.state()
+    again = sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    assert [job.id for job in again] == [job.id for job in first]
+    assert sut.state() == before
+    sut.lease()
+    [now] = sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    assert now.status is JobStatus.RUNNING
+
+
+def test_another_submit_under_the_same_idempotency_key_is_a_conflict(sut: StoreUnderTest) -> None:
+    sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    before = sut.state()
+    for other in ([spec(command="false")], [spec(), spec()], [spec(container_group_id="another")]):
+        with pytest.raises(ConflictError):
+            sut.store.submit(USER, other, idempotency_key="my-key")
+    assert sut.state() == before
+    [mine] = sut.store.submit(OTHER_USER, [spec(command="false")], idempotency_key="my-key")
+    assert mine.user_id == OTHER_USER
 
 
 # Reports by hand
