@@ -30,7 +30,7 @@ from typing import Literal
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
 from kelpie.job import Holder, JobStatus, Outcome
-from kelpie.store import Store
+from kelpie.store import Filter, Store
 from kelpie.store.connection import make_client
 from tests.factories import GROUP, spec
 from tests.waiting import wait_until
@@ -182,10 +182,10 @@ def count_losses(url: str, said: Acknowledged) -> tuple[int, int]:
     store = Store(make_client(url))
     try:
         found: dict[str, JobStatus] = {}
-        page = 1
-        while jobs := store.list(user_id=USER, page=page, page_size=1000):
+        number = 1
+        while jobs := store.page(USER, Filter(), number=number, size=1000).jobs:
             found |= {job.id: job.status for job in jobs}
-            page += 1
+            number += 1
         lost = [job_id for job_id in said.submitted if job_id not in found]
         undone = [job_id for job_id in said.completed if found.get(job_id) is not JobStatus.COMPLETED]
         return len(lost), len(undone)

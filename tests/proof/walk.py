@@ -47,6 +47,13 @@ CLOCK_MOVES = (
 )
 """Around what the protocol counts by: three quarters of a heartbeat interval, a lease, the clock's step."""
 
+BANS = ("poll", "finish", "submit", "unban")
+OWNERS = ("hold", "resume", "requeue", "unban", "by_hand", "lease_runs_out")
+TIME = ("time_passes", "heartbeat", "poll")
+LATE = ("lease_runs_out", "by_hand", "heartbeat", "finish", "poll_again")
+THEMES = (BANS, OWNERS, TIME, LATE)
+"""Commands that a seed draws more often: what they do together is rare otherwise."""
+
 Step = tuple[str, int]
 """A command, and the seed of what it draws: dropping other steps does not change it."""
 
@@ -73,6 +80,9 @@ def plan_of(seed: int, steps: int = STEPS) -> Plan:
     weights = {name: draw.choice((0, 0, 1, 1, 3, 8)) for name in COMMANDS}
     weights["submit"] = max(weights["submit"], 1)
     weights["poll"] = max(weights["poll"], 2)
+    theme = draw.choice((*THEMES, ()))
+    for name in theme:
+        weights[name] = draw.choice((3, 8))
     for rare in ("purge", "clear", "cancel", "expire"):
         weights[rare] = draw.choice((0, 0, 0, 1))
     names, chances = list(weights), list(weights.values())
@@ -81,13 +91,17 @@ def plan_of(seed: int, steps: int = STEPS) -> Plan:
         steps=[(name, draw.getrandbits(32)) for name in chosen],
         nodes=NODES[: draw.randint(1, len(NODES))],
         groups=("group-1",) if draw.random() < 0.85 else ("group-1", "group-2"),
-        max_jobs=draw.choice((1, 2, 4, 8, 24)),
-        outcomes=draw.choice(
+        max_jobs=16 if theme is BANS else draw.choice((1, 2, 4, 8, 24)),
+        outcomes=(Outcome.APP_FAILED,)
+        if theme is BANS
+        else draw.choice(
             (OUTCOMES, (Outcome.APP_FAILED,), (Outcome.APP_FAILED, Outcome.RELEASED), OUTCOMES[:2])
         ),
-        clock_moves=tuple(draw.sample(CLOCK_MOVES, draw.randint(2, len(CLOCK_MOVES)))),
+        clock_moves=CLOCK_MOVES[:8]
+        if theme is TIME
+        else tuple(draw.sample(CLOCK_MOVES, draw.randint(2, len(CLOCK_MOVES)))),
         recent=draw.choice((0.5, 0.8, 0.95)),
-        special=draw.choice((0.0, 0.0, 0.2, 0.6)),
+        special=draw.choice((0.2, 0.6) if theme is OWNERS else (0.0, 0.0, 0.2, 0.6)),
         repeats=draw.choice((0.0, 0.1, 0.4)),
         checked_every=draw.choice((1, 2, 4)),
     )
