@@ -156,6 +156,8 @@ class Harness:
             for _ in range(sends):
                 created = queue.model.submit(rows)
             self._same("created", [job.created for job in own], created)
+            states = [queue.model.jobs[job.id].status for job in own]
+            self._same("status of the submitted jobs", [job.status for job in own], states)
             queue.ids += [job.id for job in own if job.id not in queue.ids]
             self.homes |= {job.id: queue for job in own}
         return jobs
