@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs bench lock clean
+.PHONY: demo test lint types check docs bench walk simulate mutants durability lock clean
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -27,6 +27,20 @@ docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
 	for name in peers http_api scale polls latency worker_memory; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
+
+walk: $(VENV)/dev.done  ## A million random steps against the model of the protocol
+	$(BIN)/python -m tests.proof.walk --seeds 4000
+
+simulate: $(VENV)/dev.done  ## Ten thousand simulated fleets, and some whose server is killed
+	$(BIN)/python -m tests.proof.simulation --seeds 10000
+	$(BIN)/python -m tests.proof.simulation --seeds 200 --restarts
+
+mutants: $(VENV)/dev.done  ## Change the scripts line by line; each change must be noticed
+	$(BIN)/python -m tests.proof.mutants
+
+durability: $(VENV)/dev.done  ## Kill the server and cut its power under load (needs a C compiler)
+	$(BIN)/python -m tests.proof.durability --rounds 200
+	$(BIN)/python -m tests.proof.durability --rounds 200 --power-cut
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,3 +66,19 @@ def node_dir(tmp_path: Path) -> Path:
     path = tmp_path / "nodes"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says something in the summary of the run, from whichever process the test is in."""
+    return lambda line: record_property("told", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests that passed had to tell: seeds, totals."""
+    reports = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    told = [value for report in reports for name, value in report.user_properties if name == "told"]
+    if told:
+        terminalreporter.section("told")
+        for line in told:
+            terminalreporter.write_line(str(line))

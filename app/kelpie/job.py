@@ -339,7 +339,7 @@ class Lease:
     """The right of one node to run one job until a deadline."""
 
     job: Job
-    secret: str  # shown with every report; the store keeps only its hash
+    secret: str  # shown with every report: the fence, a dot, and a secret of which the store keeps a hash
     fence: int  # strictly increasing over all leases of the queue, also over a failover; microseconds
     expires: int
 

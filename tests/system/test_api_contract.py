@@ -921,6 +921,10 @@ def test_a_used_up_request_id_never_speaks_for_two_attempts(api: ApiUser, group:
     [leased] = api.ok("GET", path, headers=same)
     report = {"machine_id": "node", "container_group_id": group, "lease": leased["lease"]}
     api.ok("POST", f"/jobs/{job['id']}/released", json=report)
-    status, _, answer = api.request("GET", path, headers=same)
-    assert (status, answer["reason"]) == (409, "closed")
-    assert api.ok("GET", path)[0]["attempt"] == 2
+    [again] = api.ok("GET", path, headers=same)
+    assert again["attempt"] == 2
+    assert again["lease"] != leased["lease"]
+    for name in ("completed", "failed", "released"):
+        body = refused(api.request("POST", f"/jobs/{job['id']}/{name}", json=report), 409)
+        assert body["reason"] == "superseded"
+    assert api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report)["reason"] == "superseded"

@@ -40,7 +40,10 @@ class Leases(Access):
         answer = self._run("lease", place, node=node, secret=_digest(secret), reap_limit=REAP_LIMIT_IN_LEASE)
         if answer is None:
             return None
-        return Lease(job=job_of(place, answer), secret=secret, fence=int(answer[3]), expires=int(answer[4]))
+        fence = int(answer[3])
+        return Lease(
+            job=job_of(place, answer), secret=f"{fence}.{secret}", fence=fence, expires=int(answer[4])
+        )
 
     def heartbeat(self, job_id: str, holder: Holder, *, user_id: str | None = None) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
@@ -120,7 +123,13 @@ def _digest(secret: str) -> str:
 
 def _credentials(holder: Holder) -> dict[str, Argument]:
     checked("machine_id", holder.node)
-    return {"node": holder.node, "secret": "" if holder.lease is None else _digest(holder.lease)}
+    return {"node": holder.node, "lease": "" if holder.lease is None else _proof(holder.lease)}
+
+
+def _proof(lease: str) -> str:
+    """What a script compares a lease by: its fencing token, and the digest of its secret."""
+    fence, _, secret = lease.partition(".")
+    return f"{fence if fence.isascii() and fence.isdecimal() else ''}.{_digest(secret)}"
 
 
 def _text(reason: str | None) -> str:

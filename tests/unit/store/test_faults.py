@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from kelpie.errors import InvalidInputError, LeaseLostError, NotFoundError
+from kelpie.errors import ConflictError, InvalidInputError, LeaseLostError, NotFoundError
 from kelpie.job import Holder, JobStatus, Lease, Outcome
-from tests.unit.store.conftest import StoreUnderTest, holder_of, old_holder_of
+from tests.factories import spec
+from tests.unit.store.conftest import OTHER_USER, USER, StoreUnderTest, holder_of, old_holder_of
 
 Shown = Callable[[Lease], Holder]
 REPORTS = [Outcome.COMPLETED, Outcome.APP_FAILED, Outcome.SYNC_FAILED, Outcome.RELEASED]
@@ -167,6 +169,57 @@ def test_the_lease_alone_is_judged_where_it_is_shown(sut: StoreUnderTest) -> Non
     assert sut.get(job).banned_nodes == ("node-1",)
 
 
+# Polls
+
+
+def test_a_poll_repeated_with_the_same_request_id_gets_the_same_lease_again(sut: StoreUnderTest) -> None:
+    sut.submit(2)
+    first = sut.lease("node-1", "a-request-id-1234567")
+    before = sut.state()
+    again = sut.lease("node-1", "a-request-id-1234567")
+    assert (again.job.id, again.job.attempt, again.secret, again.fence) == (
+        first.job.id,
+        first.job.attempt,
+        first.secret,
+        first.fence,
+    )
+    assert sut.state() == before
+
+
+def test_of_polls_at_once_each_gets_at_most_one_job_and_no_job_goes_out_twice(sut: StoreUnderTest) -> None:
+    polls = 5000 if sut.real else 300  # fakeredis is slow, and runs one command at a time anyhow
+    jobs = sut.submit(polls // 5)
+    with ThreadPoolExecutor(16) as threads:
+        leases = list(threads.map(lambda n: sut.poll(f"node-{n}", f"request-{n:08}"), range(polls)))
+    given = [lease.job.id for lease in leases if lease is not None]
+    assert sorted(given) == sorted(job.id for job in jobs)
+
+
+# Submits
+
+
+def test_a_submit_repeated_with_the_same_idempotency_key_is_the_same_job(sut: StoreUnderTest) -> None:
+    first = sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    before = sut.state()
+    again = sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    assert [job.id for job in again] == [job.id for job in first]
+    assert sut.state() == before
+    sut.lease()
+    [now] = sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    assert now.status is JobStatus.RUNNING
+
+
+def test_another_submit_under_the_same_idempotency_key_is_a_conflict(sut: StoreUnderTest) -> None:
+    sut.store.submit(USER, [spec()], idempotency_key="my-key")
+    before = sut.state()
+    for other in ([spec(command="false")], [spec(), spec()], [spec(container_group_id="another")]):
+        with pytest.raises(ConflictError):
+            sut.store.submit(USER, other, idempotency_key="my-key")
+    assert sut.state() == before
+    [mine] = sut.store.submit(OTHER_USER, [spec(command="false")], idempotency_key="my-key")
+    assert mine.user_id == OTHER_USER
+
+
 # Reports by hand
 
 
@@ -266,3 +319,22 @@ def test_outcomes_that_only_the_store_finds_are_not_reported(sut: StoreUnderTest
     lease = sut.lease()
     with pytest.raises(InvalidInputError):
         sut.store.finish(job.id, holder_of(lease), outcome)
+
+
+def test_a_node_that_comes_back_to_a_job_whose_failure_by_hand_made_it_pause_keeps_it(
+    sut: StoreUnderTest, shown: Shown
+) -> None:
+    job = sut.submit_one(max_failures=3, retry_backoff_s=60)
+    lease = sut.lease("node-1")
+    sut.expire(lease)
+    sut.store.finish(job.id, BY_HAND, Outcome.APP_FAILED)
+    assert sut.get(job).due is not None
+    assert sut.store.heartbeat(job.id, shown(lease)).reason is None
+    sut.advance(50_000)
+    sut.store.heartbeat(job.id, shown(lease))
+    sut.advance(50_000)  # the pause is over: nobody else may have the job
+    sut.store.heartbeat(job.id, shown(lease))
+    assert sut.poll("node-2") is None
+    assert (sut.get(job).held, sut.get(job).due) == (True, None)
+    assert sut.store.requeue(job.id).held
+    assert sut.poll("node-2") is None

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from kelpie.errors import InvalidInputError
+from kelpie.errors import InvalidInputError, LeaseLostError
 from kelpie.job import Holder, JobStatus, Lease, Outcome
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import START_MS, USER, StoreUnderTest, holder_of, old_holder_of
@@ -346,14 +346,40 @@ def test_the_same_poll_after_its_attempt_ended_gets_another_job(sut: StoreUnderT
     assert sut.lease(request_id="a" * 20).job.id == jobs[1].id
 
 
+def test_a_poll_that_comes_again_when_its_attempt_is_over_revives_no_lease_of_old(
+    sut: StoreUnderTest,
+) -> None:
+    job = sut.submit_one()
+    cut_off = sut.lease("node-1", "a" * 20)
+    sut.expire(cut_off)
+    other = sut.lease("node-2")
+    sut.store.finish(job.id, holder_of(other), Outcome.RELEASED)
+    granted = sut.lease("node-1", "a" * 20)  # the network kept it until now
+    assert granted.job.attempt == 3
+    assert sut.store.heartbeat(job.id, holder_of(cut_off)).reason == "superseded"
+    with pytest.raises(LeaseLostError):
+        sut.store.finish(job.id, holder_of(cut_off), Outcome.COMPLETED)
+    assert sut.store.heartbeat(job.id, holder_of(granted)).reason is None
+
+
+@pytest.mark.parametrize(
+    "mangled", ["{fence}", "{fence}.", ".{secret}", "{secret}", "+{fence}.{secret}", "\udc80.{secret}"]
+)
+def test_half_a_lease_is_none(sut: StoreUnderTest, mangled: str) -> None:
+    job = sut.submit_one()
+    fence, _, secret = sut.lease("node-1").secret.partition(".")
+    shown = Holder("node-1", mangled.format(fence=fence, secret=secret))
+    assert sut.store.heartbeat(job.id, shown).reason == "not_holder"
+
+
 def test_nothing_secret_is_kept(sut: StoreUnderTest) -> None:
     sut.submit(1)
     request_id = "my-request-id-0123456789"
     lease = sut.lease(request_id=request_id)
     kept = repr(sut.state())
-    assert lease.secret not in kept
+    assert lease.secret.partition(".")[2] not in kept
     assert request_id not in kept
-    assert lease.secret not in repr(sut.redis.xrange(sut.keys().events))
+    assert lease.secret.partition(".")[2] not in repr(sut.redis.xrange(sut.keys().events))
 
 
 def test_a_poll_without_a_request_id_gets_a_random_secret(sut: StoreUnderTest) -> None:

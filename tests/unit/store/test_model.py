@@ -1,12 +1,10 @@
-"""Random histories against a plain Python model of the protocol, compared after every step."""
+"""Random histories against the plain Python model of the protocol, compared after every step and shrunk."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -17,51 +15,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kelpie.errors import ConflictError, LeaseLostError, NotFoundError
-from kelpie.job import FAILURES, Holder, JobStatus, Lease, Outcome
-from kelpie.store.connection import make_client
-from tests.unit.store.conftest import StoreUnderTest
+from kelpie.job import REPORTABLE, Holder, Lease, Outcome
+from tests.factories import GROUP
+from tests.proof.harness import Harness
+from tests.proof.virtual import make_client
 
 NODES = ["n1", "n2", "n3"]
-LEASE_MS = 10_000
-LIVE = {"pending", "running"}
-
-
-@dataclass
-class ModelJob:
-    id: str
-    number: int
-    priority: int
-    max_failures: int
-    status: str = "pending"
-    attempt: int = 0
-    state: str | None = None  # of the last attempt: held, expired, None = closed
-    node: str | None = None
-    secret: str | None = None
-    outcome: Outcome | None = None
-    deadline: int = 0
-    failures: int = 0
-    bans: list[str] = field(default_factory=list)
-    history: list[tuple[int, str | None, Outcome]] = field(default_factory=list)
-
-    @property
-    def order(self) -> tuple[bool, int, int]:
-        return (self.status == "pending", 255 - self.priority, self.number)
-
-    @property
-    def waits(self) -> bool:
-        return self.status in LIVE and self.state != "held"
-
-    def close(self, outcome: Outcome) -> None:
-        self.history.append((self.attempt, self.node, outcome))
-        self.state, self.outcome = None, outcome
-
-    def fail(self) -> None:
-        self.failures += 1
-        if self.failures >= self.max_failures:
-            if self.state:
-                self.close(Outcome.SUPERSEDED)
-            self.status = "failed"
+SENDS = st.sampled_from([1, 1, 1, 2])
+OUTCOMES = st.sampled_from(sorted(REPORTABLE))
 
 
 class Protocol(RuleBasedStateMachine):
@@ -69,213 +30,107 @@ class Protocol(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client.flushdb()
-        self.sut = StoreUnderTest(self.client, real=True)
-        self.sut.set_clock()
-        self.jobs: dict[str, ModelJob] = {}
-        self.purged: set[str] = set()
+        self.harness = Harness(self.client, groups=[GROUP], nodes=NODES)
         self.granted: list[Lease] = []  # every lease there ever was: zombies keep theirs for ever
+        self.polls: list[tuple[str, str]] = []
         self.requests = itertools.count()
-        self.numbers = itertools.count()
-        self.last_request: dict[str, tuple[str, str]] = {}  # node → request id, job id
 
-    def reap(self) -> None:
-        for job in self.jobs.values():
-            if job.state == "held" and job.deadline <= self.sut.now:
-                job.state = "expired"
+    @rule(
+        priority=st.sampled_from([0, 1, 255]),
+        max_failures=st.integers(1, 3),
+        retry_backoff_s=st.sampled_from([0, 0, 4]),
+        delay_ms=st.sampled_from([None, None, 5000]),
+        max_runtime_s=st.sampled_from([None, None, 3]),
+        count=st.integers(1, 2),
+        sends=SENDS,
+    )
+    def submit(self, count: int, sends: int, delay_ms: int | None, **definition: Any) -> None:
+        if delay_ms is not None:
+            definition["not_before"] = self.harness.clock.now + delay_ms
+        self.harness.submit(GROUP, count, sends=sends, heartbeat_interval=5, **definition)
 
-    @rule(priority=st.sampled_from([0, 1, 255]), max_failures=st.integers(1, 3))
-    def submit(self, priority: int, max_failures: int) -> None:
-        job = self.sut.submit_one(priority=priority, max_failures=max_failures, heartbeat_interval=5)
-        self.jobs[job.id] = ModelJob(job.id, next(self.numbers), priority, max_failures)
+    @rule(ms=st.sampled_from([1, 900, 4999, 9999, 10_000, 30_000, -20_000]))
+    def time_leaps(self, ms: int) -> None:
+        self.harness.set_clock(ms)
 
-    @precondition(lambda self: self.jobs)
-    @rule(ms=st.sampled_from([1, 900, 4999, 9999, 10_000, 30_000]))
-    def advance(self, ms: int) -> None:
-        self.sut.advance(ms)
+    @rule(steps=st.integers(1, 4))
+    def time_passes(self, steps: int) -> None:
+        for _ in range(steps):
+            self.harness.set_clock(3000)
+            self.harness.reap(GROUP)
 
-    @precondition(lambda self: self.jobs)
-    @rule()
-    def reap_all(self) -> None:
-        self.reap()
-        self.sut.reap()
+    @rule(node=st.sampled_from(NODES), sends=SENDS)
+    def poll(self, node: str, sends: int) -> None:
+        self._poll(node, f"request-{next(self.requests)}", sends)
 
-    @rule(node=st.sampled_from(NODES), repeat=st.booleans())
-    def lease(self, node: str, repeat: bool) -> None:
-        request_id = f"request-{next(self.requests):08}"
-        if repeat and node in self.last_request:
-            request_id, job_id = self.last_request[node]
-            job = self.jobs.get(job_id)
-            given = self.granted_by(request_id)
-            if job is not None and job.state and given is not None and job.secret == given.secret:
-                again = self.sut.lease(node, request_id)
-                assert (again.job.id, again.fence) == (job.id, given.fence)
-                job.state, job.deadline = "held", self.sut.now + LEASE_MS
-                return
-        leased = self.sut.poll(node, request_id)
-        if not self.jobs:
-            assert leased is None
-            return
-        self.reap()
-        allowed = sorted(
-            (j for j in self.jobs.values() if j.waits and node not in j.bans), key=lambda j: j.order
-        )
-        if not allowed:
-            assert leased is None
-            return
-        job = allowed[0]
-        assert leased is not None
-        assert leased.job.id == job.id
-        assert all(leased.fence > other.fence for other in self.granted if other.secret != leased.secret)
-        if job.state == "expired":
-            job.close(Outcome.INTERRUPTED)
-        job.status, job.state, job.node, job.secret = "running", "held", node, leased.secret
-        job.attempt, job.outcome, job.deadline = job.attempt + 1, None, self.sut.now + LEASE_MS
-        assert leased.job.attempt == job.attempt
-        self.granted.append(leased)
-        self.last_request[node] = (request_id, job.id)
+    @precondition(lambda self: self.polls)
+    @rule(data=st.data())
+    def poll_again(self, data: st.DataObject) -> None:
+        self._poll(*data.draw(st.sampled_from(self.polls)), sends=1)
 
-    def granted_by(self, request_id: str) -> Lease | None:
-        node, job_id = next((n, j) for n, (r, j) in self.last_request.items() if r == request_id)
-        return next(
-            (g for g in reversed(self.granted) if g.job.id == job_id and g.job.machine_id == node), None
-        )
+    def _poll(self, node: str, request_id: str, sends: int) -> None:
+        lease = self.harness.lease(GROUP, node, request_id, sends=sends)
+        self.polls.append((node, request_id))
+        if lease is not None:
+            self.granted.append(lease)
 
     @precondition(lambda self: self.granted)
-    @rule(data=st.data())
-    def heartbeat(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), by_lease=st.booleans(), user=st.booleans(), sends=SENDS)
+    def heartbeat(self, data: st.DataObject, by_lease: bool, user: bool, sends: int) -> None:
         lease = data.draw(st.sampled_from(self.granted))
-        holder = Holder("any-name", lease.secret)
-        if lease.job.id in self.purged:
-            with pytest.raises(NotFoundError):
-                self.sut.store.heartbeat(lease.job.id, holder)
-            return
-        job = self.jobs[lease.job.id]
-        reply = self.sut.store.heartbeat(job.id, holder)
-        if job.secret == lease.secret and job.state and job.status in LIVE:
-            assert (reply.status, reply.reason) == (JobStatus.RUNNING, None)
-            job.state, job.deadline = "held", self.sut.now + LEASE_MS
-        elif job.secret != lease.secret:
-            assert (reply.status, reply.reason) == (JobStatus.CANCELED, "superseded")
-        else:
-            expected = "closed" if job.status in LIVE else job.status
-            assert (reply.status, reply.reason) == (JobStatus.CANCELED, expected)
+        self.harness.heartbeat(lease.job.id, self._holder(lease, by_lease, user), sends=sends)
 
     @precondition(lambda self: self.granted)
-    @rule(data=st.data(), outcome=st.sampled_from(["completed", "app_failed", "sync_failed", "released"]))
-    def finish(self, data: st.DataObject, outcome: str) -> None:
-        lease, result = data.draw(st.sampled_from(self.granted)), Outcome(outcome)
-        holder = Holder("any-name", lease.secret)
-        if lease.job.id in self.purged:
-            with pytest.raises(NotFoundError):
-                self.sut.store.finish(lease.job.id, holder, result)
-            return
-        job = self.jobs[lease.job.id]
-        if job.secret != lease.secret:
-            self.refused(job, holder, result, "superseded")
-            return
-        if not job.state:
-            if job.outcome is not result:
-                self.refused(job, holder, result, "closed" if job.status in LIVE else job.status)
-                return
-        else:
-            job.close(result)
-            if result is Outcome.COMPLETED:
-                job.status = "completed"
-            elif result in FAILURES:
-                assert job.node is not None
-                job.bans.append(job.node)
-                job.fail()
-        reply = self.sut.store.finish(job.id, holder, result)
-        assert job.node is not None
-        assert (reply.status, reply.num_failures) == (job.status, job.failures)
-        assert reply.node_bans == self.live_bans(job.node)
+    @rule(data=st.data(), by_lease=st.booleans(), user=st.booleans(), outcome=OUTCOMES, sends=SENDS)
+    def finish(self, data: st.DataObject, by_lease: bool, user: bool, outcome: Outcome, sends: int) -> None:
+        lease = data.draw(st.sampled_from(self.granted))
+        holder = self._holder(lease, by_lease, user)
+        self.harness.finish(lease.job.id, holder, outcome, exit_code=1, sends=sends)
 
-    def refused(self, job: ModelJob, holder: Holder, outcome: Outcome, reason: str) -> None:
-        with pytest.raises(LeaseLostError) as error:
-            self.sut.store.finish(job.id, holder, outcome)
-        assert error.value.reason == reason
+    @staticmethod
+    def _holder(lease: Lease, by_lease: bool, user: bool) -> Holder:
+        node = lease.job.machine_id or ""
+        return Holder("any-name", lease.secret, user) if by_lease else Holder(node, may_report_unheld=user)
 
-    @precondition(lambda self: self.jobs)
-    @rule(data=st.data(), outcome=st.sampled_from(["completed", "app_failed"]))
-    def finish_by_hand(self, data: st.DataObject, outcome: str) -> None:
-        job, result = data.draw(st.sampled_from(list(self.jobs.values()))), Outcome(outcome)
+    @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), outcome=OUTCOMES, sends=SENDS)
+    def finish_by_hand(self, data: st.DataObject, outcome: Outcome, sends: int) -> None:
         holder = Holder("a-laptop", may_report_unheld=True)
-        if job.state == "held":
-            self.refused(job, holder, result, "not_holder")
-            return
-        if job.status not in LIVE and job.status != outcome:
-            self.refused(job, holder, result, job.status)
-            return
-        reply = self.sut.store.finish(job.id, holder, result)
-        if job.status in LIVE:
-            if result is Outcome.COMPLETED:
-                if job.state:
-                    job.close(Outcome.SUPERSEDED)
-                job.status = "completed"
-            else:
-                job.fail()
-        assert (reply.status, reply.num_failures) == (job.status, job.failures)
+        self.harness.finish(self._job(data), holder, outcome, sends=sends)
 
-    @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(list(self.jobs.values())))
-        if job.status in ("completed", "failed"):
-            with pytest.raises(ConflictError):
-                self.sut.store.cancel(job.id)
-            return
-        if job.state:
-            job.close(Outcome.CANCELED if job.state == "held" else Outcome.INTERRUPTED)
-        job.status = "canceled"
-        assert self.sut.store.cancel(job.id).status is JobStatus.CANCELED
+    @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), sends=SENDS)
+    def cancel(self, data: st.DataObject, sends: int) -> None:
+        self.harness.cancel(self._job(data), sends=sends)
 
-    @precondition(lambda self: self.jobs)
+    @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), what=st.sampled_from(["hold", "resume", "requeue"]), sends=SENDS)
+    def change(self, data: st.DataObject, what: str, sends: int) -> None:
+        getattr(self.harness, what)(self._job(data), sends=sends)
+
+    @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), node=st.sampled_from([None, *NODES]), sends=SENDS)
+    def unban(self, data: st.DataObject, node: str | None, sends: int) -> None:
+        self.harness.unban(self._job(data), node, sends=sends)
+
+    @precondition(lambda self: self.harness.homes)
     @rule(data=st.data())
     def purge(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(list(self.jobs.values())))
-        self.sut.store.purge(job.id)
-        job.status, job.state = "purged", None
-        self.purged.add(job.id)
-        self.jobs = {job_id: kept for job_id, kept in self.jobs.items() if job_id != job.id}
+        self.harness.purge(self._job(data))
 
-    def live_bans(self, node: str) -> int:
-        return sum(node in job.bans and job.status in LIVE for job in self.jobs.values())
+    @rule()
+    def clear(self) -> None:
+        self.harness.clear(GROUP)
+
+    def _job(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(list(self.harness.homes)))
 
     @invariant()
     def the_store_agrees_with_the_model(self) -> None:
-        client, keys = self.client, self.sut.keys()
-        waiting = [job_id.decode() for job_id in client.zrange(keys.waiting, 0, -1)]
-        assert waiting == [
-            j.id for j in sorted((j for j in self.jobs.values() if j.waits), key=lambda j: j.order)
-        ]
-        leased = {
-            job_id.decode(): score for job_id, score in client.zrange(keys.leased, 0, -1, withscores=True)
-        }
-        assert leased == {j.id: j.deadline for j in self.jobs.values() if j.state == "held"}
-        grants = {job_id.decode() for job_id in client.hvals(keys.grants)}
-        assert grants == {j.id for j in self.jobs.values() if j.state}
-        for status in JobStatus:
-            indexed = {job_id.decode() for job_id in client.zrange(keys.index(status), 0, -1)}
-            assert indexed == {j.id for j in self.jobs.values() if j.status == status}
-        for node in NODES:
-            bans = dict(client.zrange(keys.bans(node), 0, -1, withscores=True))
-            live = [j for j in self.jobs.values() if node in j.bans and j.status in LIVE]
-            assert {job_id.decode(): score > 0 for job_id, score in bans.items()} == {
-                j.id: j.waits for j in live
-            }
-        for job in self.jobs.values():
-            kept = self.sut.store.get(job.id)
-            assert (kept.status, kept.attempt, kept.num_failures) == (job.status, job.attempt, job.failures)
-            assert (kept.held, kept.machine_id) == (job.state == "held", job.node)
-            assert list(kept.banned_nodes) == job.bans
-            closed = [(a.attempt, a.node, a.outcome) for a in self.sut.store.attempts(job.id)]
-            expected: list[tuple[int, str | None, Outcome | None]] = [*job.history]
-            if job.state:
-                expected.append(
-                    (job.attempt, job.node, Outcome.INTERRUPTED if job.state == "expired" else None)
-                )
-            assert closed == expected
+        self.harness.check()
+
+    def teardown(self) -> None:
+        self.harness.purge_all()
 
 
 def test_random_histories_agree_with_the_model(valkey: Any) -> None:
@@ -285,7 +140,7 @@ def test_random_histories_agree_with_the_model(valkey: Any) -> None:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=40,
+                max_examples=150,
                 stateful_step_count=40,
                 deadline=None,
                 database=None,
@@ -293,4 +148,4 @@ def test_random_histories_agree_with_the_model(valkey: Any) -> None:
             ),
         )
     finally:
-        client.connection_pool.disconnect()
+        client.close()

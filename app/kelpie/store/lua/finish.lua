@@ -5,7 +5,7 @@
 -- ARGV
 --   1   queue      number of the queue
 --   2   id         the job
---   3   secret     hash of the lease's secret; empty: judge by the node
+--   3   lease      fencing token, a dot, and the hash of the lease's secret; empty: judge by the node
 --   4   node       name of the node
 --   5   outcome    completed, app_failed, sync_failed or released
 --   6   exit_code  of the command; empty: none
@@ -14,13 +14,13 @@
 -- Returns
 --   {status, failures, live jobs that the node is banned from}
 
-local id, secret, node, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local id, lease, node, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local exit_code, reason, by_hand = ARGV[6], ARGV[7], ARGV[8]
 local failing = outcome == 'app_failed' or outcome == 'sync_failed'
 
 local job = read_job(id)
 if not job then return not_found(id) end
-local mine = speaks_for(job, secret, node)
+local mine = speaks_for(job, lease, node)
 
 local function answer()
   local who = mine and job.f.node or node
@@ -56,9 +56,9 @@ end
 
 -- Not the holder: only a user may go on, on a job that nobody holds, with a report that needs no holder. An old
 -- worker shows no lease and looks like a user; its earlier attempt gives it away.
-local why = refusal(job, secret, node)
+local why = refusal(job, lease, node)
 local needs_no_holder = failing or outcome == 'completed'
-if secret ~= '' or by_hand == '' or why == 'superseded' or job.f.attempt_state == 'held' or not needs_no_holder then
+if lease ~= '' or by_hand == '' or why == 'superseded' or job.f.attempt_state == 'held' or not needs_no_holder then
   if why == 'not_holder' and not job.live then why = job.status end
   return lease_lost(why)
 end

@@ -6,16 +6,16 @@
 -- ARGV
 --   1   queue   number of the queue
 --   2   id      the job
---   3   secret  hash of the lease's secret; empty: judge by the node
+--   3   lease   fencing token, a dot, and the hash of the lease's secret; empty: judge by the node
 --   4   node    name of the node
 -- Returns
 --   {status, '', end of the lease in ms}, or {'canceled', reason, ''} when the caller must stop
 
-local id, secret, node = ARGV[2], ARGV[3], ARGV[4]
+local id, lease, node = ARGV[2], ARGV[3], ARGV[4]
 local job = read_job(id)
 if not job then return not_found(id) end
-if not speaks_for(job, secret, node) then
-  local reason = refusal(job, secret, node)
+if not speaks_for(job, lease, node) then
+  local reason = refusal(job, lease, node)
   if reason == 'not_holder' and not job.live then reason = job.status end
   return {'canceled', reason, ''}
 end

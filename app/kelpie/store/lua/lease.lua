@@ -62,8 +62,6 @@ promote(reap_limit)
 local id = first_allowed()
 if id then
   local job = read_job(id)
-  -- A request id that was used up on this job: its secret must not speak for two attempts.
-  if job.f.secret == secret then return lease_lost('closed') end
   close_for(job)
   if job.status == 'pending' then
     set_status(job, 'running')

@@ -194,10 +194,12 @@ local function renew(job)
   put(job, 'heartbeat', int(wall))
   if job.f.attempt_state == 'expired' then -- nobody has taken it: a waiting job is not taken from a live node
     redis.call('ZREM', WAITING, job.id)
+    redis.call('ZREM', DELAYED, job.id)
     redis.call('ZREM', ON_HOLD, job.id)
     score_bans(job, -1)
     put(job, 'attempt_state', 'held')
     drop(job, 'expired')
+    drop(job, 'due') -- a failure by hand may have made it pause
     emit(job, 'revived')
   end
 end
@@ -326,15 +328,16 @@ local function promote(limit)
 end
 
 -- Whether the caller speaks for the last attempt: by the lease that it shows, else by its node's name.
-local function speaks_for(job, secret, node)
+-- The secret alone would not do: a poll that comes once more when its attempt is long over has the same one.
+local function speaks_for(job, lease, node)
   if job.attempt == 0 then return false end
-  if secret ~= '' then return secret == job.f.secret end
+  if lease ~= '' then return lease == job.f.fence .. '.' .. job.f.secret end
   return node == job.f.node
 end
 
 -- Why a caller that does not speak for the last attempt is refused, in one word.
-local function refusal(job, secret, node)
-  if secret ~= '' then return job.attempt > 1 and 'superseded' or 'not_holder' end
+local function refusal(job, lease, node)
+  if lease ~= '' then return job.attempt > 1 and 'superseded' or 'not_holder' end
   local records = redis.call('LRANGE', attempts_key(job.id), 0, -1)
   for _, record in ipairs(records) do
     if cjson.decode(record).node == node then return 'superseded' end

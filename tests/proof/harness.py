@@ -1,0 +1,526 @@
+"""The store and its model side by side: each command goes to both, and the answers must agree.
+
+:meth:`Harness.check` reads everything back from the server in one round trip and compares it with the model.
+Whoever drives the store at random — the hypothesis machine, the walk, the simulated fleet — does it here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import redis
+
+from kelpie.errors import ConflictError, LeaseLostError, NotFoundError
+from kelpie.job import Attempt, HeartbeatReply, Holder, Job, JobSpec, JobStatus, Lease, Outcome
+from kelpie.store import Store, codec
+from kelpie.store.keys import WAKE_CHANNEL, QueueKeys
+from kelpie.store.leases import REAP_LIMIT, REAP_LIMIT_IN_LEASE
+from kelpie.store.records import Queue
+from kelpie.store.registry import Place, Registry
+from tests.factories import spec
+from tests.proof.model import Caller, Clock, Grant, Model, ModelEvent, ModelJob, NewJob, Report, Shown
+from tests.proof.virtual import START_MS, Client, VirtualScripts
+
+USER = "11111111-1111-4111-8111-111111111111"
+
+PUBLISHED = f"virtual:{WAKE_CHANNEL}"
+
+LABELS = ("kind=big", "kind=small")
+
+T = TypeVar("T")
+Refusal = tuple[str, str]
+"""The kind of an error, and its reason."""
+
+DUMP = """
+local keys, jobs, nodes = cjson.decode(ARGV[1]), cjson.decode(ARGV[2]), cjson.decode(ARGV[3])
+local function pairs_of(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+local bans = {}
+for i, key in ipairs(nodes) do bans[i] = pairs_of(key) end
+local indexes = {}
+for i, key in ipairs(keys.indexes) do indexes[i] = redis.call('ZRANGE', key, 0, -1) end
+local given = {}
+for i, key in ipairs(keys.given) do
+  given[i] = {redis.call('ZRANGE', key, 0, -1), redis.call('ZSCORE', 'virtual:ends', key)}
+end
+local found = {cjson.encode({
+  redis.call('ZRANGE', keys.waiting, 0, -1), pairs_of(keys.leased), redis.call('HVALS', keys.grants), indexes,
+  bans, redis.call('XRANGE', keys.events, ARGV[4], '+'), redis.call('LRANGE', keys.published, 0, -1),
+  pairs_of(keys.delayed), redis.call('ZRANGE', keys.on_hold, 0, -1), given, pairs_of(keys.polls),
+  redis.call('HGETALL', keys.counters),
+})}
+for i, job in ipairs(jobs) do
+  found[i + 1] = cjson.encode({
+    redis.call('HGETALL', job[1]), redis.call('LRANGE', job[2], 0, -1), redis.call('GET', job[3]),
+    redis.call('ZSCORE', 'virtual:ends', job[3]), redis.call('EXISTS', job[4]),
+  })
+end
+return found
+"""
+
+
+class Disagreement(AssertionError):
+    """The store and the model do not agree."""
+
+
+@dataclass
+class QueueUnderTest:
+    """A queue of the store and its model."""
+
+    group: str
+    model: Model
+    place: Place | None = None  # None before its first job
+    last_event: str = "0-0"
+    events_seen: int = 0
+    ids: list[str] = field(default_factory=list)  # of every job ever submitted
+    decoded: dict[str, tuple[bytes, Any]] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> QueueKeys:
+        """The names of its keys."""
+        assert self.place is not None, "nothing was submitted to it yet"
+        return self.place.keys
+
+    @property
+    def number(self) -> int:
+        """Its number in the registry."""
+        assert self.place is not None, "nothing was submitted to it yet"
+        return self.place.queue.number
+
+    def find(self, store: Store) -> None:
+        """Looks its keys up once it has a job."""
+        self.place = Registry(store.redis, VirtualScripts(store.redis)).find(USER, self.group)
+
+
+class Harness:
+    """A store on an empty database in the virtual world, and its model."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        groups: Sequence[str] = ("group-1",),
+        nodes: Sequence[str] = ("n1", "n2", "n3"),
+        mutated: Mapping[str, str] | None = None,
+        compares: bool = True,
+    ) -> None:
+        """``mutated``: other texts of script files. Unless it ``compares``, the model has no say."""
+        client.flushdb()
+        self.client = client
+        self._compares = compares
+        self.scripts = VirtualScripts(client, mutated)
+        self.store = Store(client, scripts=self.scripts, allow_volatile=True)
+        self.nodes = list(nodes)
+        self.clock = Clock(START_MS)
+        self.queues = {group: QueueUnderTest(group, Model(self.clock)) for group in groups}
+        self.shown: dict[str, Shown] = {}  # what every lease ever granted stands for
+        self.homes: dict[str, QueueUnderTest] = {}  # of every job ever submitted
+        self._bound: dict[str, Sequence[JobSpec]] = {}  # what was submitted under each idempotency key
+        self._reports = itertools.count()
+        self._dump = client.register_script(DUMP)
+        self.set_clock(0)
+
+    # Commands
+
+    def set_clock(self, ms: int) -> None:
+        """The server's time moves by that much, in one leap."""
+        self.clock.now += ms
+        self.client.move_clock(self.clock.now)
+        for queue in self.queues.values():
+            queue.model.time_moved()
+
+    def submit(self, group: str, count: int = 1, *, sends: int = 1, **overrides: Any) -> list[Job]:
+        """Jobs of one definition."""
+        return self.submit_specs([spec(container_group_id=group, **overrides)] * count, sends=sends)
+
+    def submit_specs(
+        self, specs: Sequence[JobSpec], *, sends: int = 1, idempotency_key: str | None = None
+    ) -> list[Job]:
+        """A batch, maybe for several queues; no jobs where it was refused."""
+        found = self._real(lambda: self.store.submit(USER, specs, idempotency_key=idempotency_key), sends)
+        if idempotency_key is not None:
+            bound = self._bound.setdefault(idempotency_key, specs)
+            self._same("other jobs under the same key", isinstance(found, list), list(bound) == list(specs))
+        if isinstance(found, tuple):
+            return []
+        jobs = found
+        for group in dict.fromkeys(one.container_group_id for one in specs):
+            queue = self.queues[group]
+            if queue.place is None:
+                queue.find(self.store)
+            own = [job for job in jobs if job.spec.container_group_id == group]
+            rows = [_new_job(job.id, job.spec) for job in own]
+            for _ in range(sends):
+                created = queue.model.submit(rows)
+            self._same("created", [job.created for job in own], created)
+            states = [queue.model.jobs[job.id].status for job in own]
+            self._same("status of the submitted jobs", [job.status for job in own], states)
+            queue.ids += [job.id for job in own if job.id not in queue.ids]
+            self.homes |= {job.id: queue for job in own}
+        return jobs
+
+    def lease(self, group: str, node: str, request_id: str, *, sends: int = 1) -> Lease | None:
+        """A poll; the lease, or None also where it was refused."""
+        queue, secret = self.queues[group], (node, request_id)
+        if queue.place is None:
+            self._same("a lease of an unknown queue", self.store.lease(USER, group, node, request_id), None)
+            return None
+        found = self._real(lambda: self.store.lease(USER, group, node, request_id), sends)
+        expected = _model(lambda: queue.model.lease(secret, REAP_LIMIT_IN_LEASE), sends)
+        lease = found if isinstance(found, Lease) else None
+        told: object = found
+        if lease is not None:
+            job = lease.job
+            told = Grant(job.id, job.attempt, lease.fence, lease.expires)
+            self._same("the leased job's node and status", (job.machine_id, job.status), (node, "running"))
+            self.shown[lease.secret] = (lease.fence, secret)
+        self._same(f"lease for {node}", told, expected)
+        return lease
+
+    def heartbeat(self, job_id: str, holder: Holder, *, sends: int = 1) -> HeartbeatReply | Refusal:
+        """A sign of life, in the name of ``holder``."""
+        caller, model = self._caller(holder), self.homes[job_id].model
+        found = self._real(lambda: self.store.heartbeat(job_id, holder), sends)
+        self._same("heartbeat", found, _model(lambda: model.heartbeat(job_id, caller), sends))
+        return found
+
+    def finish(
+        self,
+        job_id: str,
+        holder: Holder,
+        outcome: Outcome,
+        *,
+        exit_code: int | None = None,
+        reason: str | None = None,
+        sends: int = 1,
+    ) -> Report | Refusal:
+        """A report, in the name of ``holder``."""
+        caller, model = self._caller(holder), self.homes[job_id].model
+
+        def report() -> Report:
+            reply = self.store.finish(job_id, holder, outcome, exit_code=exit_code, reason=reason)
+            return Report(reply.status, reply.num_failures, reply.node_bans)
+
+        found = self._real(report, sends)
+        expected = _model(lambda: model.finish(job_id, caller, outcome, exit_code, reason), sends)
+        self._same(f"finish {outcome}", found, expected)
+        return found
+
+    def cancel(self, job_id: str, *, sends: int = 1) -> JobStatus | Refusal:
+        """Cancels a job."""
+        model = self.homes[job_id].model
+        found = self._real(lambda: self.store.cancel(job_id).status, sends)
+        self._same("cancel", found, _model(lambda: model.cancel(job_id), sends))
+        return found
+
+    def hold(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Keeps a job from being leased."""
+        model = self.homes[job_id].model
+        return self._change("hold", self.store.hold, model.hold, job_id, sends)
+
+    def resume(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Lets a job go on that was held."""
+        model = self.homes[job_id].model
+        return self._change("resume", self.store.resume, model.resume, job_id, sends)
+
+    def requeue(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Opens a job again that has ended."""
+        model = self.homes[job_id].model
+        return self._change("requeue", self.store.requeue, model.requeue, job_id, sends)
+
+    def unban(self, job_id: str, node: str | None, *, sends: int = 1) -> Refusal | None:
+        """Lets a node have a job again."""
+        model = self.homes[job_id].model
+        return self._change(
+            "unban",
+            lambda known: self.store.unban(known, node=node),
+            lambda known: model.unban(known, node),
+            job_id,
+            sends,
+        )
+
+    def _change(
+        self,
+        what: str,
+        real: Callable[[str], Job],
+        model: Callable[[str], None],
+        job_id: str,
+        sends: int,
+    ) -> Refusal | None:
+        def call() -> None:
+            real(job_id)
+
+        found = self._real(call, sends)
+        self._same(what, found, _model(lambda: model(job_id), sends))
+        return found
+
+    def purge(self, job_id: str, *, sends: int = 1) -> Refusal | None:
+        """Deletes a job."""
+        model = self.homes[job_id].model
+        found = self._real(lambda: self.store.purge(job_id), sends)
+        # The store looks before it deletes, so a repeat of the script itself changes nothing.
+        self._same("purge", found, _model(lambda: model.purge(job_id), 1))
+        return found
+
+    def clear(self, group: str) -> None:
+        """Purges a queue's pending jobs and cancels its running ones."""
+        queue = self.queues[group]
+        expected = 0 if queue.place is None else queue.model.clear()
+        self._same("clear", self.store.clear_group(USER, group), expected)
+
+    def expire(self, group: str, age_ms: int) -> None:
+        """Deletes what ended that long ago or longer."""
+        queue = self.queues[group]
+        if queue.place is not None:
+            before = self.clock.now - age_ms
+            self._same("expire", self.store.expire(queue.place.queue, before), queue.model.expire(before))
+
+    def purge_all(self) -> None:
+        """Deletes everything, and sees that nothing stays but what a queue keeps of itself."""
+        self.store.purge_all()
+        known = {name for queue in self.queues.values() if queue.place for name in _own_keys(queue.keys)}
+        prefixes = [queue.keys.prefix for queue in self.queues.values() if queue.place]
+        left = {key.decode() for key in self.client.scan_iter(count=1000)}
+        # What a node was given before the last one of a job ends by its time.
+        passing = ("virtual:", "kelpie:{registry}", *(f"{queue}node:" for queue in prefixes))
+        left = {key for key in left if not key.startswith(passing) and key not in known}
+        self._same("keys left behind", left, set())
+
+    def reap(self, group: str, *, sends: int = 1) -> None:
+        """Puts back what has expired."""
+        queue = self.queues[group]
+        if queue.place is None:
+            return
+        place = queue.place
+        found = self._real(lambda: self.store.reap(place.queue), sends)
+        self._same("reap", found, _model(lambda: queue.model.reap(REAP_LIMIT), sends))
+
+    def reap_where_needed(self) -> None:
+        """What the reaper does: it looks at the queues that the store names."""
+        needed = {queue.number for queue in self.store.with_leases()}
+        for queue in self.queues.values():
+            if queue.place is not None:
+                due = any(job.held or job.delayed for job in queue.model.jobs.values())
+                self._same("whether a queue must be reaped", queue.number in needed, due)
+                if queue.number in needed:
+                    self.reap(queue.group)
+
+    # Comparison
+
+    def check(self) -> None:
+        """Compares everything that is kept with the model."""
+        if not self._compares:
+            return
+        for queue in self.queues.values():
+            if queue.place is not None:
+                self._check_queue(queue)
+        if any(queue.model.wakes for queue in self.queues.values()):
+            self.client.delete(PUBLISHED)
+            for queue in self.queues.values():
+                queue.model.wakes.clear()
+
+    def _check_queue(self, queue: QueueUnderTest) -> None:
+        keys, model = queue.keys, queue.model
+        names = {
+            "waiting": keys.waiting,
+            "leased": keys.leased,
+            "grants": keys.grants,
+            "events": keys.events,
+            "published": PUBLISHED,
+            "delayed": keys.delayed,
+            "on_hold": keys.on_hold,
+            "polls": keys.polls,
+            "counters": keys.counters,
+            "given": [f"{keys.prefix}node:{node}" for node in self.nodes],
+            "indexes": [keys.index(status) for status in JobStatus]
+            + [f"{keys.prefix}label:{label}" for label in LABELS],
+        }
+        per_job = [(keys.job(i), keys.attempts(i), keys.heartbeat(i), keys.spec(i)) for i in queue.ids]
+        bans = [keys.bans(node) for node in self.nodes]
+        answer = self._dump(
+            args=[json.dumps(names), json.dumps(per_job), json.dumps(bans), f"({queue.last_event}"]
+        )
+        waiting, leased, grants, indexes, banned, events, published, *more = json.loads(answer[0])
+        self._check_events(queue, list(events))
+        self._check_wakes(queue, list(published))
+        jobs = model.jobs
+        self._same("waiting", list(waiting), [job.id for job in model.waiting()])
+        self._same("leased", _scores(leased), {j.id: j.deadline for j in jobs.values() if j.held})
+        self._same("grants", sorted(grants), sorted(j.id for j in jobs.values() if j.state))
+        in_order = sorted(jobs.values(), key=lambda job: job.order_us)
+        for status, found in zip(JobStatus, indexes[: len(JobStatus)], strict=True):
+            self._same(f"jobs {status}", list(found), [j.id for j in in_order if j.status is status])
+        for label, found in zip(LABELS, indexes[len(JobStatus) :], strict=True):
+            self._same(f"jobs labelled {label}", list(found), [j.id for j in in_order if label in j.labels])
+        delayed, on_hold, given, polls, counters = more
+        self._same("delayed", _scores(delayed), {j.id: j.due for j in in_order if j.delayed})
+        kept_back = [j.id for j in in_order if j.live and j.on_hold and not j.held]
+        self._same("on hold", list(on_hold), kept_back)
+        for node, found in zip(self.nodes, given, strict=True):
+            ids, end = set(found[0]), int(found[1]) if found[0] else None
+            known = model.given.get(node, set())
+            self._same(f"given to {node}", (ids, end), (known, model.given_until.get(node)))
+        self._same("polls", _scores(polls), {node: float(time) for node, time in model.polls.items()})
+        counted = {name: int(number) for name, number in _scores(counters).items() if number}
+        self._same("counters", counted, {name: number for name, number in model.counters.items() if number})
+        for node, pairs in zip(self.nodes, banned, strict=True):
+            waits = {job_id: score > 0 for job_id, score in _scores(pairs).items()}
+            self._same(f"bans of {node}", waits, {j.id: j.waits for j in model.banned_from(node)})
+        for job_id, raw in zip(queue.ids, answer[1:], strict=True):
+            known = queue.decoded.get(job_id)
+            if known is None or known[0] != raw:
+                known = queue.decoded[job_id] = (raw, _decoded(job_id, raw))
+            self._same(f"job {job_id}", known[1], _expected(jobs.get(job_id)))
+        if len(queue.ids) > 2 * len(jobs) + 20:  # those that are deleted have been looked at long enough
+            queue.ids = [job_id for job_id in queue.ids if job_id in jobs]
+
+    def _check_events(self, queue: QueueUnderTest, entries: list[Any]) -> None:
+        found = []
+        for event_id, fields in entries:
+            event = codec.decode_event(event_id, dict(zip(fields[::2], fields[1::2], strict=True)))
+            found.append(
+                ModelEvent(
+                    event.type.value, event.job_id, event.attempt, event.node, event.status.value, event.time
+                )
+            )
+            queue.last_event = event_id
+        self._same("events", found, queue.model.events[queue.events_seen :])
+        queue.events_seen += len(found)
+
+    def _check_wakes(self, queue: QueueUnderTest, published: list[str]) -> None:
+        told = [words.split() for words in published]
+        wakes = [int(count) for number, count in told if int(number) == queue.number]
+        self._same("wakes", wakes, queue.model.wakes)
+
+    # Helpers
+
+    def _same(self, what: str, found: object, expected: object) -> None:
+        if found != expected and self._compares:
+            raise Disagreement(f"{what}:\n  the store says {found!r}\n  the model says {expected!r}")
+
+    def _caller(self, holder: Holder) -> Caller:
+        return Caller(
+            node=holder.node,
+            lease=None if holder.lease is None else self.shown.get(holder.lease),
+            shows_lease=holder.lease is not None,
+            by_hand=next(self._reports) if holder.may_report_unheld else None,
+        )
+
+    def _real(self, call: Callable[[], T], sends: int) -> T | Refusal:
+        self.client.sends = sends
+        try:
+            return _refusal_or(call)
+        finally:
+            self.client.sends = 1
+
+
+def _model(call: Callable[[], T], sends: int) -> T | Refusal:
+    for _ in range(sends - 1):
+        _refusal_or(call)
+    return _refusal_or(call)
+
+
+def _refusal_or(call: Callable[[], T]) -> T | Refusal:
+    try:
+        return call()
+    except LeaseLostError as error:
+        return ("lease lost", error.reason)
+    except ConflictError:
+        return ("conflict", "")
+    except NotFoundError:
+        return ("not found", "")
+
+
+def _scores(flat: Sequence[str] | Mapping[str, str]) -> dict[str, float]:
+    """From a list of members and scores; an empty one comes as an object from Lua."""
+    pairs = list(flat)
+    return {member: float(score) for member, score in zip(pairs[::2], pairs[1::2], strict=True)}
+
+
+def _own_keys(keys: QueueKeys) -> tuple[str, ...]:
+    return (keys.meta, keys.events, keys.polls, keys.counters)
+
+
+def _new_job(job_id: str, spec: JobSpec) -> NewJob:
+    return NewJob(
+        id=job_id,
+        priority=spec.priority,
+        max_failures=spec.max_failures,
+        lease_ms=spec.lease_ms,
+        not_before=spec.not_before,
+        retry_backoff_ms=1000 * spec.retry_backoff_s,
+        max_runtime_ms=None if spec.max_runtime_s is None else 1000 * spec.max_runtime_s,
+        labels=tuple(f"{name}={value}" for name, value in spec.labels.items()),
+    )
+
+
+def _decoded(job_id: str, raw: bytes) -> tuple[Any, ...] | None:
+    flat, records, heartbeat, heartbeat_end, spec_exists = json.loads(raw)
+    if not flat:
+        leftovers = (list(records), heartbeat, heartbeat_end, spec_exists)
+        return None if leftovers == ([], False, False, 0) else leftovers
+    fields: dict[str, str] = dict(zip(flat[::2], flat[1::2], strict=True))
+    job = codec.decode_job(job_id, Queue(1, USER, ""), fields, b'{"command":""}')
+    attempts: list[Attempt] = [codec.decode_attempt(record.encode()) for record in records]
+    current = codec.open_attempt(fields)
+    if current is not None:
+        attempts.append(current)
+    return (
+        job.status,
+        job.attempt,
+        job.num_failures,
+        job.num_heartbeats,
+        job.held,
+        job.machine_id,
+        list(job.banned_nodes),
+        job.on_hold,
+        job.due,
+        job.created,
+        job.started,
+        (job.completed, job.canceled, job.failed),
+        job.heartbeat,
+        attempts,
+        heartbeat or None,
+        int(heartbeat_end) if heartbeat_end else None,
+        spec_exists,
+    )
+
+
+def _expected(job: ModelJob | None) -> tuple[Any, ...] | None:
+    if job is None:
+        return None
+    ended = tuple(
+        job.ended if job.status is status else None
+        for status in (JobStatus.COMPLETED, JobStatus.CANCELED, JobStatus.FAILED)
+    )
+    alive = job.alive_until is not None
+    return (
+        job.status,
+        job.attempt,
+        job.failures,
+        job.heartbeats,
+        job.held,
+        job.node,
+        job.bans,
+        job.on_hold,
+        job.due,
+        job.created,
+        job.started,
+        ended,
+        job.heartbeat,
+        job.attempts,
+        f"{job.attempt} {job.node}" if alive else None,
+        job.alive_until,
+        1,
+    )
+
+
+def is_alive(client: redis.Redis) -> bool:
+    """Whether the server answers."""
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
