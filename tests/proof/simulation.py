@@ -32,10 +32,9 @@ from unittest.mock import patch
 
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
-from kelpie.job import Holder, JobStatus, Lease, Outcome
+from kelpie.job import WEBHOOK_EVENTS, Holder, JobStatus, Lease, Outcome
 from kelpie.platform import relay as relay_module
-from kelpie.platform.relay import WEBHOOK_EVENTS, Relay
-from kelpie.platform.webhooks import Message
+from kelpie.platform.relay import Relay
 from kelpie.store import Store
 from tests.proof.harness import Harness
 from tests.proof.virtual import Client, make_client, seeded
@@ -96,21 +95,25 @@ def faults_of(draw: random.Random) -> Faults:
 
 
 class Outbox:
-    """The relay's outbox in memory: what is put twice under one name is kept once, as RQ does it."""
+    """The relay's deliveries in memory: what is put twice under one name is kept once, as in the store."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.messages: dict[str, Message] = {}
+        self.told: dict[str, tuple[str, str]] = {}  # delivery → job, event
 
-    def put(self, message: Message, *, url: str, user_id: str) -> bool:
-        """Keeps a message. Raises UnavailableError now and then, sometimes although it was kept."""
+    def put(self, delivery_id: str, *, job_id: str, event: str, **_: str) -> bool:
+        """Keeps a delivery. Raises UnavailableError now and then, sometimes although it was kept."""
         trouble = self._world.chance(self._world.faults.relay_trouble)
         if trouble and self._world.chance(0.5):
-            raise UnavailableError("the connection was lost before the message was kept")
-        new = self.messages.setdefault(message.id, message) is message
+            raise UnavailableError("the connection was lost before the delivery was kept")
+        new = delivery_id not in self.told
+        self.told.setdefault(delivery_id, (job_id, event))
         if trouble:
-            raise UnavailableError("the connection was lost after the message was kept")
+            raise UnavailableError("the connection was lost after the delivery was kept")
         return new
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """Deliveries about deleted jobs may go; the witness allows for both."""
 
 
 @dataclass
@@ -165,7 +168,7 @@ class World:
         self.store: Store = self.harness.store
         self.witness = Witness()
         self.outbox = Outbox(self)
-        self.relay = Relay(self.store, self.outbox)  # type: ignore[arg-type] - it needs no more than put
+        self.relay = Relay(self.store, self.outbox)  # type: ignore[arg-type] - it needs no more than put and forget
         self.units: dict[str, int] = {}  # how much work each job is
         self.bucket: Counter[str] = Counter()  # units that a job's checkpoint holds
         self.now = 0
@@ -554,7 +557,7 @@ class World:
         self.faults.relay_trouble = 0.0
         while self.relay.tick():
             pass
-        self.witness.verify(self.store, list(self.outbox.messages.values()), WEBHOOK_EVENTS)
+        self.witness.verify(self.store, list(self.outbox.told.values()), WEBHOOK_EVENTS)
         for status, count in Counter(self.witness.statuses(self.store).values()).items():
             self.say(count, status)
 
@@ -572,7 +575,7 @@ class Totals:
         self.seeds += 1
         self.messages += world.messages
         self.story += world.witness.counts
-        self.story["webhooks"] += len(world.outbox.messages)
+        self.story["webhooks"] += len(world.outbox.told)
         self.story["restarts"] += world.restarts
 
     def __str__(self) -> str:

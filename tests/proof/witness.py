@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kelpie.errors import NotFoundError
-from kelpie.job import FAILURES, Holder, Job, JobStatus, Lease, Outcome
-from kelpie.platform.webhooks import Message
+from kelpie.job import FAILURES, Holder, Job, JobStatus, Lease, Outcome, WebhookEvent
 from kelpie.store import Event, EventType, Store
 
 LEAVES_THE_LEASE = frozenset({EventType.HELD, EventType.RESUMED, EventType.UNBANNED})
@@ -218,17 +217,23 @@ class Witness:
         """How the jobs that were not purged stand."""
         return {job_id: store.get(job_id).status for job_id, seen in self.jobs.items() if not seen.purged}
 
-    def verify(self, store: Store, delivered: Sequence[Message], told_of: Collection[EventType]) -> None:
-        """Compares everything with what the store says in the end. Raises AssertionError."""
+    def verify(
+        self, store: Store, delivered: Sequence[tuple[str, str]], told_of: Collection[WebhookEvent]
+    ) -> None:
+        """Compares everything with what the store says in the end. Raises AssertionError.
+
+        ``delivered``: the job and the event of each webhook.
+        """
         events = self._events(store)
-        hooks: Counter[tuple[str, str]] = Counter((m.job_id, m.status) for m in delivered)
+        hooks = Counter(delivered)
+        names = {event.value for event in told_of}
         for job_id, seen in self.jobs.items():
             history = events.pop(job_id)
             self._verify_events(seen, history)
             wanted = Counter(
                 (job_id, event.type.value)
                 for event in history
-                if event.type in told_of and seen.job.spec.webhook is not None
+                if event.type.value in names and seen.job.spec.webhook is not None
             )
             found = Counter({key: count for key, count in hooks.items() if key[0] == job_id})
             if seen.purged:  # whoever deletes a job hears no more of it
