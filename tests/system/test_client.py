@@ -99,7 +99,7 @@ def test_a_jobs_life_by_its_owners_hand(client: Client, api: ApiUser, group: str
 def test_a_list_is_read_to_its_end_by_cursors(
     client: Client, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 7)
+    monkeypatch.setattr("kelpie.client.jobs.PAGE_SIZE", 7)
     client.submit_many(
         job_body(container_group_id=group, labels={"half": str(i % 2)}, arguments=[f"--seed={i}"])
         for i in range(30)
