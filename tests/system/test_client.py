@@ -19,12 +19,6 @@ from tests.unit.sync.fault_proxy import RESET_AFTER, Answer, FaultProxy, Request
 
 
 @pytest.fixture
-def group() -> str:
-    """A queue that no other test uses."""
-    return f"group-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
 def client(api: ApiUser) -> Iterator[Client]:
     """A client of a new user."""
     with Client(api.url, api.key) as client:

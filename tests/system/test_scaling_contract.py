@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from kelpie.http import replies, scaling_replies
+from kelpie.http import scaling_replies
 from kelpie.scaling import Demand, GroupState, failed
 from kelpie.store import Store
 from tests.api import ApiServer, ApiUser, Reply
 from tests.factories import job_body
+from tests.system.contract import TIME, UNKNOWN, assert_admin_only, assert_known_callers_only, refused
 
-TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
-UNKNOWN = "c7b785ab-764a-4280-9a22-9c2eaedd039d"
 UNKNOWN_IDS = [UNKNOWN, "nonsense", "x" * 300, "..%00", "%7Brules%7D"]
 NUMBERS = {"min_replicas": 0, "max_replicas": 5, "idle_threshold_seconds": 60}
 RULE_NAMES = {
@@ -67,12 +66,6 @@ def other(api_server: ApiServer) -> ApiUser:
 
 
 @pytest.fixture
-def admin(api_server: ApiServer) -> ApiUser:
-    """The admin."""
-    return api_server.admin()
-
-
-@pytest.fixture
 def group(admin: ApiUser) -> str:
     """A container group of the organization and project that new users have."""
     return register(admin)
@@ -91,31 +84,19 @@ def rule_of(api: ApiUser, group: str, **numbers: Any) -> dict[str, Any]:
     return api.ok("POST", RULES, json={"container_group_id": group} | NUMBERS | numbers)
 
 
-def refused(reply: Reply, status: int, error: str | None = None) -> dict[str, Any]:
-    """The body of a refusal, which must be JSON of the one shape."""
-    got, headers, body = reply
-    assert got == status, body
-    assert headers["Content-Type"] == "application/json"
-    replies.ErrorReply.model_validate(body)
-    assert error is None or body["error"] == error
-    return dict(body)
-
-
 # ---- credentials
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
 def test_without_credentials_401_with_an_unknown_key_403(api: ApiUser, method: str, path: str) -> None:
-    refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
-    refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
+    assert_known_callers_only(api, method, path)
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
 def test_what_only_the_admin_may_do_is_403_for_a_user_whatever_the_body(
     api: ApiUser, method: str, path: str
 ) -> None:
-    refused(api.request(method, path), 403, "Forbidden")
-    refused(api.request(method, path, body=b"{"), 403, "Forbidden")
+    assert_admin_only(api, method, path)
 
 
 def test_every_route_is_described_and_tested(api: ApiUser) -> None:
