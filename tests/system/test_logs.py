@@ -63,7 +63,7 @@ def test_logs_name_what_they_are_about_and_hold_no_secret(
     user.request("GET", "/metrics", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
     with redis.Redis.from_url(broker.url) as client:  # a broken record makes tracebacks
         job_key = next(client.scan_iter(match=f"*:job:{job['id']}"))
-        client.hset(job_key, "created", "no number")
+        client.hset(job_key, "order", "no number")
     assert user.request("GET", f"/jobs/{job['id']}")[0] == 500
     broker.stop()
     assert user.request("GET", "/jobs")[0] == 503
@@ -83,8 +83,8 @@ def test_logs_name_what_they_are_about_and_hold_no_secret(
     lists = [line for line in requests if line["path"] == "/jobs" and line["method"] == "GET"]
     assert all("job_id" not in line and "node" not in line for line in lists), "of another request"
     assert {line.get("node") for line in written["worker"] if line.get("job_id")} == {node.name}
-    delivered = [line for line in written["platform"] if line["event"] == "webhook delivered"]
-    assert {line["job_id"] for line in delivered} == {job["id"]}
+    tried = [line for line in written["platform"] if line["event"] == "webhook tried"]
+    assert {(line["job_id"], line["outcome"]) for line in tried} == {(job["id"], "delivered")}
 
     secrets = {
         "the user's key": user.key,
