@@ -55,9 +55,10 @@ def bucket(s3: S3Server) -> str:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """The real API under gunicorn on a Valkey of its own, which nobody flushes."""
+    """The real API under gunicorn on a Valkey of its own, which nobody flushes. Its tests may guess keys."""
     directory = tmp_path_factory.mktemp("api")
-    with ValkeyServer(directory / "valkey") as broker, ApiServer(broker.url, directory) as server:
+    no_limit = {"KELPIE_FAILED_LOGINS_PER_MINUTE": "0"}
+    with ValkeyServer(directory / "valkey") as broker, ApiServer(broker.url, directory, **no_limit) as server:
         yield server
 
 
