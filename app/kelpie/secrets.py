@@ -97,7 +97,12 @@ def is_secret_name(name: str) -> bool:
 
 def is_secret_value(text: str) -> bool:
     """Whether the text holds something that looks like a secret: a key, a token, a URL with a password."""
-    return _VALUES.search(text) is not None or _holds_password(text)
+    return holds_token(text) or _holds_password(text)
+
+
+def holds_token(text: str) -> bool:
+    """Whether the text holds something that looks like a key or a token."""
+    return _VALUES.search(text) is not None
 
 
 def masked_text(text: str) -> str:

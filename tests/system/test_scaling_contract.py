@@ -128,7 +128,7 @@ def test_every_route_is_described_and_tested(api: ApiUser) -> None:
     }
     assert described == set(PROTECTED)
     create = paths[RULES]["post"]
-    assert set(create["responses"]) == {"201", "400", "401", "403", "409", "503"}
+    assert set(create["responses"]) == {"201", "400", "401", "403", "409", "429", "503"}
 
 
 # ---- make

@@ -221,7 +221,7 @@ def test_logs_hold_no_secrets() -> None:
     event = {
         "event": "job leased",
         "token": "abc",
-        "command": f"curl {SECRET_VALUES[-3]}",
+        "command": "curl -u AKIAIOSFODNN7EXAMPLE",
         "environment": {"API_KEY": "abc", "STEPS": "7"},
         "attempt": 3,
     }
