@@ -31,6 +31,13 @@ def valkey(valkey_server: ValkeyServer) -> Iterator[ValkeyServer]:
         client.config_set("maxmemory-policy", "noeviction")
 
 
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A Valkey of this test alone, which it may kill."""
+    with ValkeyServer(tmp_path / "valkey") as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server: `.endpoint`, `.environment`, `.client()`."""

@@ -1,4 +1,4 @@
-"""Fleets of real nodes for the system tests."""
+"""Users, queues and fleets of real nodes for the system tests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ from tests.system.fleet import Fleet
 def make_fleet(api: ApiUser, node_dir: Path, s3: S3Server, **how: Any) -> Fleet:
     """A fleet on a queue of its own."""
     return Fleet(api, node_dir, f"group-{uuid.uuid4().hex[:8]}", storage=s3.environment, **how)
+
+
+@pytest.fixture
+def group() -> str:
+    """A queue that no other test uses."""
+    return f"group-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def other(api_server: ApiServer) -> ApiUser:
+    """Another user."""
+    return api_server.new_user()
+
+
+@pytest.fixture
+def admin(api_server: ApiServer) -> ApiUser:
+    """The admin."""
+    return api_server.admin()
 
 
 @pytest.fixture

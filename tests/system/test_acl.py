@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from kelpie.embedded.processes import LOOPBACK, Server
+from kelpie.embedded.processes import LOOPBACK
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
 from kelpie.job import JobStatus, Outcome
@@ -20,6 +19,7 @@ from kelpie.store import Store
 from kelpie_worker.redis_queue import RedisQueue
 from tests.api import ApiServer
 from tests.factories import GROUP, job_body, spec
+from tests.platform import PlatformProcess
 from tests.unit.platform.receiver import receiver
 from tests.unit.worker.doubles import settings
 from tests.waiting import wait_until
@@ -137,28 +137,11 @@ def test_the_api_works_as_its_user(broker: Broker, tmp_path: Path) -> None:
     assert_is_held_back(broker, url)
 
 
-class Platform(Server):
-    """`kelpie platform`."""
-
-    name = "platform"
-
-    def __init__(self, redis_url: str, directory: Path) -> None:
-        super().__init__(directory)
-        self.redis_url = redis_url
-
-    def prepare(self) -> tuple[list[str], dict[str, str]]:
-        environment = {"KELPIE_REDIS_URL": self.redis_url, "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true"}
-        return [sys.executable, "-m", "kelpie.cli", "platform"], environment
-
-    def is_ready(self) -> bool:
-        return self.log.exists() and "platform is running" in self.log.read_text()
-
-
 def test_the_platform_works_as_its_user(broker: Broker, tmp_path: Path) -> None:
     url = broker.make("kelpie-platform", PLATFORM_PASSWORD="pw-platform")
     store = Store.connect(broker.server.url)
     user = store.users.create("somebody")
-    with receiver() as hook, Platform(url, tmp_path / "platform") as platform:
+    with receiver() as hook, PlatformProcess(url, tmp_path / "platform") as platform:
         hook.statuses = [500, 204]  # one more try, which the promoter must bring back
         (job,) = store.submit(user.id, [spec(webhook=hook.url, heartbeat_interval=1)])
         assert store.lease(user.id, GROUP, "node-1", "request-00000001") is not None

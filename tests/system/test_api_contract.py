@@ -16,71 +16,21 @@ from openapi_spec_validator import validate
 
 from kelpie.http import replies
 from kelpie.job import LEGACY_KEYS
-from tests.api import ApiServer, ApiUser, Reply
+from tests.api import ApiServer, ApiUser
 from tests.factories import job_body
+from tests.system.contract import (
+    REPORTS,
+    TIME,
+    UNKNOWN,
+    UNKNOWN_IDS,
+    assert_admin_only,
+    assert_known_callers_only,
+    lease,
+    leased,
+    refused,
+    report,
+)
 from tests.waiting import wait_until
-
-UNKNOWN = "c7b785ab-764a-4280-9a22-9c2eaedd039d"
-"""An id that nobody was given."""
-
-TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
-UNKNOWN_IDS = [
-    "c7b785ab-764a-4280-9a22-9c2eaedd039d",
-    "00000000-0000-0000-0000-000000000000",
-    "nonsense",
-    "x" * 300,
-    "..%00",
-]
-REPORTS = ["heartbeat", "completed", "failed", "released"]
-
-
-@pytest.fixture
-def group() -> str:
-    """A queue that no other test uses."""
-    return f"group-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def other(api_server: ApiServer) -> ApiUser:
-    """Another user."""
-    return api_server.new_user()
-
-
-@pytest.fixture
-def admin(api_server: ApiServer) -> ApiUser:
-    """The admin."""
-    return api_server.admin()
-
-
-def refused(reply: Reply, status: int, error: str | None = None) -> dict[str, Any]:
-    """The body of a refusal, which must be JSON of the one shape."""
-    got, headers, body = reply
-    assert got == status, body
-    assert headers["Content-Type"] == "application/json"
-    replies.ErrorReply.model_validate(body)
-    assert error is None or body["error"] == error
-    return dict(body)
-
-
-def report(group: str, machine_id: str = "node-1", **more: Any) -> dict[str, Any]:
-    return {"machine_id": machine_id, "container_group_id": group} | more
-
-
-def lease(api: ApiUser, group: str, machine_id: str = "node-1", **how: Any) -> dict[str, Any] | None:
-    """The job that a poll without waiting gives this node."""
-    jobs = api.ok("GET", f"/work?machine_id={machine_id}&container_group_id={group}", **how)
-    assert len(jobs) <= 1
-    return jobs[0] if jobs else None
-
-
-def leased(api: ApiUser, group: str, machine_id: str = "node-1", **job: Any) -> dict[str, Any]:
-    """A job that was submitted just now and is held by this node."""
-    submitted = api.submit(job_body(container_group_id=group, **job))
-    got = lease(api, group, machine_id)
-    assert got is not None
-    assert got["id"] == submitted["id"]
-    return got
-
 
 # ---- credentials
 
@@ -126,18 +76,14 @@ ADMIN_ONLY = [
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
 def test_without_credentials_401_with_an_unknown_key_403(api: ApiUser, method: str, path: str) -> None:
-    refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
-    refused(api.request(method, path, headers={"X-Kelpie-Key": ""}), 401, "Unauthorized")
-    refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
-    refused(api.request(method, path, key="x" * 5000), 403, "Forbidden")
+    assert_known_callers_only(api, method, path)
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
 def test_what_only_the_admin_may_do_is_403_for_a_user_whatever_the_body(
     api: ApiUser, method: str, path: str
 ) -> None:
-    refused(api.request(method, path), 403, "Forbidden")
-    refused(api.request(method, path, body=b"{"), 403, "Forbidden")
+    assert_admin_only(api, method, path)
 
 
 def test_credentials_that_are_not_known_here_count_as_none(api: ApiUser) -> None:

@@ -19,12 +19,6 @@ from tests.unit.sync.fault_proxy import RESET_AFTER, Answer, FaultProxy, Request
 
 
 @pytest.fixture
-def group() -> str:
-    """A queue that no other test uses."""
-    return f"group-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
 def client(api: ApiUser) -> Iterator[Client]:
     """A client of a new user."""
     with Client(api.url, api.key) as client:
@@ -99,7 +93,7 @@ def test_a_jobs_life_by_its_owners_hand(client: Client, api: ApiUser, group: str
 def test_a_list_is_read_to_its_end_by_cursors(
     client: Client, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 7)
+    monkeypatch.setattr("kelpie.client.jobs.PAGE_SIZE", 7)
     client.submit_many(
         job_body(container_group_id=group, labels={"half": str(i % 2)}, arguments=[f"--seed={i}"])
         for i in range(30)

@@ -28,12 +28,12 @@ from kelpie_worker.http_queue import HttpQueue
 from tests.api import ApiServer, ApiUser, Reply
 from tests.factories import job_body, spec
 from tests.identity import AuthService, Service, Signer, service
+from tests.system import contract
+from tests.system.contract import REPORTS, UNKNOWN
 from tests.unit.worker.doubles import settings as worker_settings
 from tests.waiting import wait_until
 
-UNKNOWN = "c7b785ab-764a-4280-9a22-9c2eaedd039d"
 AUDIENCE = "https://kelpie.example"
-REPORTS = ["heartbeat", "completed", "failed", "released"]
 
 
 @dataclass
@@ -104,10 +104,8 @@ def own_world(valkey: ValkeyServer, tmp_path: Path) -> Iterator[World]:
 
 
 def refused(reply: Reply, status: int) -> str:
-    got, _, body = reply
-    assert got == status, body
-    replies.ErrorReply.model_validate(body)
-    return str(body["message"])
+    """What a refusal says."""
+    return str(contract.refused(reply, status)["message"])
 
 
 def work_path(machine_id: str = "machine-1", group: str = "group-1") -> str:

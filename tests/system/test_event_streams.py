@@ -21,28 +21,9 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-def group() -> str:
-    """A queue that no other test uses."""
-    return f"group-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def other(api_server: ApiServer) -> ApiUser:
-    """Another user."""
-    return api_server.new_user()
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A Valkey of this test alone."""
-    with ValkeyServer(tmp_path / "valkey") as broker:
-        yield broker
-
-
-@pytest.fixture
-def own_server(own_broker: ValkeyServer, tmp_path: Path) -> Iterator[ApiServer]:
+def own_server(broker: ValkeyServer, tmp_path: Path) -> Iterator[ApiServer]:
     """An API of this test alone, whose streams last two seconds."""
-    with ApiServer(own_broker.url, tmp_path, KELPIE_EVENT_STREAM_S="2") as server:
+    with ApiServer(broker.url, tmp_path, KELPIE_EVENT_STREAM_S="2") as server:
         yield server
 
 
@@ -209,11 +190,11 @@ def test_a_head_request_opens_no_stream(api: ApiUser) -> None:
         assert api.request("HEAD", path, headers={"Accept": "text/event-stream"})[0] == 405
 
 
-def test_a_gap_is_told_first(own_server: ApiServer, own_broker: ValkeyServer, group: str) -> None:
+def test_a_gap_is_told_first(own_server: ApiServer, broker: ValkeyServer, group: str) -> None:
     user = own_server.new_user()
     run_job(user, group)
     event = user.ok("GET", "/events")["events"][0]
-    with own_broker_client(own_broker) as client:
+    with own_broker_client(broker) as client:
         [stream] = client.scan_iter(match="kelpie:*:events")
         client.xtrim(stream, maxlen=1, approximate=False)
     assert user.ok("GET", f"/events?after={event['id']}")["gap"] is True
@@ -242,25 +223,25 @@ def test_a_stream_ends_after_its_time_and_at_once_when_the_api_stops(own_server:
 
 
 def test_without_redis_a_stream_is_refused_and_open_ones_go_on_when_it_is_back(
-    own_broker: ValkeyServer, tmp_path: Path, group: str
+    broker: ValkeyServer, tmp_path: Path, group: str
 ) -> None:
-    with ApiServer(own_broker.url, tmp_path / "api") as server:
+    with ApiServer(broker.url, tmp_path / "api") as server:
         user = server.new_user()
         with Stream(user, "/events") as stream:
-            own_broker.kill()
+            broker.kill()
             reply = user.request("GET", "/events", headers={"Accept": "text/event-stream"})
             assert reply[0] == 503
-            own_broker.start()
+            broker.start()
             wait_until(server.is_ready, "the API serves again")
             job_id = run_job(user, group)
             assert told([block.data for block in stream.hear(3)])[0] == (job_id, "submitted")
 
 
 def test_a_client_that_reads_nothing_is_disconnected_and_others_are_served(
-    own_broker: ValkeyServer, tmp_path: Path
+    broker: ValkeyServer, tmp_path: Path
 ) -> None:
     batch = [job_body(container_group_id="é" * 256)] * 1000  # as much text per event as there can be
-    with ApiServer(own_broker.url, tmp_path / "api") as server:
+    with ApiServer(broker.url, tmp_path / "api") as server:
         user = server.new_user()
         with socket.create_connection((LOOPBACK, server.port)) as mute:
             head = [

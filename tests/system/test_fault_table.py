@@ -14,29 +14,16 @@ import pytest
 
 from tests.api import ApiUser
 from tests.factories import job_body
+from tests.system.contract import leased
 from tests.waiting import wait_until
 
 INTERVAL_S = 1  # so that a lease runs out within two seconds
-
-
-@pytest.fixture
-def group() -> str:
-    """A queue of this test's own."""
-    return f"group-{uuid.uuid4().hex[:12]}"
 
 
 def poll(api: ApiUser, group: str, node: str, *, wait_s: int = 0, **how: Any) -> dict[str, Any] | None:
     """The job that a node gets within the time."""
     jobs = api.ok("GET", f"/work?machine_id={node}&container_group_id={group}&wait={wait_s}", **how)
     return jobs[0] if jobs else None
-
-
-def leased(api: ApiUser, group: str, node: str = "node-1", **job: Any) -> dict[str, Any]:
-    """A new job that this node holds."""
-    api.submit(job_body(container_group_id=group, **job))
-    found = poll(api, group, node)
-    assert found is not None
-    return found
 
 
 def say(api: ApiUser, job: dict[str, Any], what: str, *, by_lease: bool = True) -> tuple[int, Any]:

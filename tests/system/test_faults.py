@@ -20,13 +20,6 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A Valkey that the test may kill."""
-    with ValkeyServer(tmp_path / "valkey") as server:
-        yield server
-
-
-@pytest.fixture
 def own_api(broker: ValkeyServer, tmp_path: Path) -> Iterator[ApiServer]:
     """An API that the test may kill."""
     with ApiServer(broker.url, tmp_path / "api") as server:

@@ -18,29 +18,11 @@ from kelpie.store import Store
 from kelpie.store.keys import QueueKeys
 from tests.api import ApiServer, ApiUser
 from tests.factories import job_body
-from tests.system.test_api_contract import TIME, UNKNOWN, UNKNOWN_IDS, lease, leased, refused, report
+from tests.system.contract import TIME, UNKNOWN, UNKNOWN_IDS, lease, leased, refused, report
 from tests.waiting import wait_until
 
 CHANGES = ["hold", "resume", "requeue", "unban"]
 GITHUB_TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
-
-
-@pytest.fixture
-def group() -> str:
-    """A queue that no other test uses."""
-    return f"group-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def other(api_server: ApiServer) -> ApiUser:
-    """Another user."""
-    return api_server.new_user()
-
-
-@pytest.fixture
-def admin(api_server: ApiServer) -> ApiUser:
-    """The admin."""
-    return api_server.admin()
 
 
 def change(api: ApiUser, job: dict[str, Any], name: str, **how: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from kelpie.embedded.processes import Server
 from kelpie.embedded.s3 import S3Server
 from kelpie.embedded.valkey import ValkeyServer
 from tests.api import ApiServer, ApiUser
 from tests.factories import shell
+from tests.platform import PlatformProcess
 from tests.system.conftest import make_fleet
 from tests.unit.platform.receiver import receiver
 from tests.waiting import wait_until
@@ -23,34 +22,13 @@ from tests.waiting import wait_until
 ADMIN_TOKEN = "metrics-token-swordfish"
 
 
-class Platform(Server):
-    """`kelpie platform` at its most talkative."""
-
-    name = "platform"
-
-    def __init__(self, redis_url: str, directory: Path) -> None:
-        super().__init__(directory)
-        self.redis_url = redis_url
-
-    def prepare(self) -> tuple[list[str], dict[str, str]]:
-        environment = {
-            "KELPIE_REDIS_URL": self.redis_url,
-            "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true",
-            "KELPIE_LOG_LEVEL": "debug",
-        }
-        return [sys.executable, "-m", "kelpie.cli", "platform"], environment
-
-    def is_ready(self) -> bool:
-        return self.log.exists() and "platform is running" in self.log.read_text()
-
-
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[tuple[ValkeyServer, ApiServer, Platform]]:
+def parts(tmp_path: Path) -> Iterator[tuple[ValkeyServer, ApiServer, PlatformProcess]]:
     settings = {"KELPIE_LOG_LEVEL": "debug", "KELPIE_METRICS_TOKEN": ADMIN_TOKEN}
     with (
         ValkeyServer(tmp_path / "valkey") as broker,
         ApiServer(broker.url, tmp_path / "api", **settings) as api,
-        Platform(broker.url, tmp_path / "platform") as platform,
+        PlatformProcess(broker.url, tmp_path / "platform", KELPIE_LOG_LEVEL="debug") as platform,
     ):
         yield broker, api, platform
 
@@ -60,7 +38,7 @@ def read(log: Path) -> list[dict[str, Any]]:
 
 
 def test_logs_name_what_they_are_about_and_hold_no_secret(
-    parts: tuple[ValkeyServer, ApiServer, Platform], s3: S3Server, node_dir: Path
+    parts: tuple[ValkeyServer, ApiServer, PlatformProcess], s3: S3Server, node_dir: Path
 ) -> None:
     broker, api, platform = parts
     user: ApiUser = api.new_user()
@@ -85,7 +63,7 @@ def test_logs_name_what_they_are_about_and_hold_no_secret(
     user.request("GET", "/metrics", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
     with redis.Redis.from_url(broker.url) as client:  # a broken record makes tracebacks
         job_key = next(client.scan_iter(match=f"*:job:{job['id']}"))
-        client.hset(job_key, "created", "no number")
+        client.hset(job_key, "order", "no number")
     assert user.request("GET", f"/jobs/{job['id']}")[0] == 500
     broker.stop()
     assert user.request("GET", "/jobs")[0] == 503
@@ -105,8 +83,8 @@ def test_logs_name_what_they_are_about_and_hold_no_secret(
     lists = [line for line in requests if line["path"] == "/jobs" and line["method"] == "GET"]
     assert all("job_id" not in line and "node" not in line for line in lists), "of another request"
     assert {line.get("node") for line in written["worker"] if line.get("job_id")} == {node.name}
-    delivered = [line for line in written["platform"] if line["event"] == "webhook delivered"]
-    assert {line["job_id"] for line in delivered} == {job["id"]}
+    tried = [line for line in written["platform"] if line["event"] == "webhook tried"]
+    assert {(line["job_id"], line["outcome"]) for line in tried} == {(job["id"], "delivered")}
 
     secrets = {
         "the user's key": user.key,

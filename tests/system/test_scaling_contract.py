@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from kelpie.http import replies, replies_scaling
+from kelpie.http import scaling_replies
 from kelpie.scaling import Demand, GroupState, failed
 from kelpie.store import Store
 from tests.api import ApiServer, ApiUser, Reply
 from tests.factories import job_body
+from tests.system.contract import TIME, UNKNOWN, assert_admin_only, assert_known_callers_only, refused
 
-TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
-UNKNOWN = "c7b785ab-764a-4280-9a22-9c2eaedd039d"
 UNKNOWN_IDS = [UNKNOWN, "nonsense", "x" * 300, "..%00", "%7Brules%7D"]
 NUMBERS = {"min_replicas": 0, "max_replicas": 5, "idle_threshold_seconds": 60}
 RULE_NAMES = {
@@ -67,12 +66,6 @@ def other(api_server: ApiServer) -> ApiUser:
 
 
 @pytest.fixture
-def admin(api_server: ApiServer) -> ApiUser:
-    """The admin."""
-    return api_server.admin()
-
-
-@pytest.fixture
 def group(admin: ApiUser) -> str:
     """A container group of the organization and project that new users have."""
     return register(admin)
@@ -83,7 +76,7 @@ def register(admin: ApiUser, **overrides: Any) -> str:
     body = {"name": "sims", "organization": "org", "project": "project"} | overrides
     status, _, made = admin.request("PUT", f"{GROUPS}/{group_id}", json=body)
     assert status == 201
-    replies_scaling.ContainerGroupReply.model_validate(made)
+    scaling_replies.ContainerGroupReply.model_validate(made)
     return group_id
 
 
@@ -91,31 +84,19 @@ def rule_of(api: ApiUser, group: str, **numbers: Any) -> dict[str, Any]:
     return api.ok("POST", RULES, json={"container_group_id": group} | NUMBERS | numbers)
 
 
-def refused(reply: Reply, status: int, error: str | None = None) -> dict[str, Any]:
-    """The body of a refusal, which must be JSON of the one shape."""
-    got, headers, body = reply
-    assert got == status, body
-    assert headers["Content-Type"] == "application/json"
-    replies.ErrorReply.model_validate(body)
-    assert error is None or body["error"] == error
-    return dict(body)
-
-
 # ---- credentials
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
 def test_without_credentials_401_with_an_unknown_key_403(api: ApiUser, method: str, path: str) -> None:
-    refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
-    refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
+    assert_known_callers_only(api, method, path)
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
 def test_what_only_the_admin_may_do_is_403_for_a_user_whatever_the_body(
     api: ApiUser, method: str, path: str
 ) -> None:
-    refused(api.request(method, path), 403, "Forbidden")
-    refused(api.request(method, path, body=b"{"), 403, "Forbidden")
+    assert_admin_only(api, method, path)
 
 
 def test_every_route_is_described_and_tested(api: ApiUser) -> None:
@@ -141,7 +122,7 @@ def test_a_rule_that_is_made_is_201_and_has_every_documented_name(api: ApiUser, 
     status, headers, rule = api.request("POST", RULES, json=body)
     assert status == 201
     assert headers["Content-Type"] == "application/json"
-    replies_scaling.ScalingRuleReply.model_validate(rule)
+    scaling_replies.ScalingRuleReply.model_validate(rule)
     assert set(rule) == RULE_NAMES
     assert {name: rule[name] for name in body} == body
     assert (rule["org_name"], rule["project_name"], rule["container_group_name"]) == (
@@ -244,7 +225,7 @@ def test_rules_are_listed_for_their_user_and_for_the_admin(
     rules = [rule_of(api, register(admin)) for _ in range(3)]
     theirs = rule_of(other, register(admin, organization="other org"))
     listed = api.ok("GET", RULES)
-    replies_scaling.ScalingRuleListReply.model_validate(listed)
+    scaling_replies.ScalingRuleListReply.model_validate(listed)
     assert listed["_count"] == 3
     assert sorted(listed["rules"], key=lambda rule: rule["id"]) == sorted(rules, key=lambda rule: rule["id"])
     assert other.ok("GET", RULES + "/") == {"_count": 1, "rules": [theirs]}
@@ -270,7 +251,7 @@ def test_any_subset_of_a_rules_numbers_can_be_changed(
     rule = rule_of(api, group)
     status, _, changed = api.request("PATCH", f"{RULES}/{group}/", json=change)
     assert status == 200
-    replies_scaling.ScalingRuleReply.model_validate(changed)
+    scaling_replies.ScalingRuleReply.model_validate(changed)
     given = {name: value for name, value in change.items() if name in NUMBERS and value is not None}
     assert changed == rule | given | {"updated": changed["updated"]}
     assert changed["updated"] >= rule["updated"]
@@ -360,7 +341,7 @@ def test_a_preview_tells_the_numbers_and_changes_nothing(api: ApiUser, other: Ap
         other.submit(job_body(container_group_id=group))  # of another user: they do not count
     api.ok("GET", f"/work?machine_id=n&container_group_id={group}")
     made = api.ok("GET", f"{RULES}/{group}/decision")
-    replies_scaling.DecisionReply.model_validate(made)
+    scaling_replies.DecisionReply.model_validate(made)
     expected = {"action": "start", "waiting": 2, "leased": 1, "finished": 0, "eligible": 3, "slots": 1}
     expected |= {"state": "stopped", "replicas": 0, "wanted": 2, "min_replicas": 0, "max_replicas": 2}
     assert {name: made[name] for name in expected} == expected
@@ -390,7 +371,7 @@ def test_decisions_are_listed_newest_first(api: ApiUser, api_server: ApiServer, 
         store.rules.record(rule, failed(rule, Demand(number, 0), "ProviderError: 503"), now=number)
     store.close()
     listed = api.ok("GET", f"{RULES}/{group}/decisions?limit=2")
-    replies_scaling.DecisionListReply.model_validate(listed)
+    scaling_replies.DecisionListReply.model_validate(listed)
     assert listed["_count"] == 2
     assert [one["waiting"] for one in listed["decisions"]] == [2, 1]
     assert listed["decisions"][0]["time"] == "1970-01-01T00:00:00.002Z"
@@ -442,7 +423,7 @@ def test_groups_are_seen_in_their_own_project_and_by_the_admin(
 ) -> None:
     theirs = register(admin, organization="other org")
     mine = api.ok("GET", GROUPS)
-    replies_scaling.ContainerGroupListReply.model_validate(mine)
+    scaling_replies.ContainerGroupListReply.model_validate(mine)
     ids = {one["id"] for one in mine["container_groups"]}
     assert mine["_count"] == len(ids)
     assert group in ids
@@ -477,7 +458,7 @@ def test_a_host_reports_its_nodes_and_hears_what_it_is_to_run(
     store.groups.reallocate(group, "b")
     store.close()
     heard = admin.ok("PUT", path, json={"nodes": ["a", "b"]})
-    replies_scaling.HostReply.model_validate(heard)
+    scaling_replies.HostReply.model_validate(heard)
     assert heard == {"state": "running", "replicas": 3, "reallocate": ["b"]}
     assert api.ok("GET", f"{GROUPS}/{group}")["current_replicas"] == 2
 

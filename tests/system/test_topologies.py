@@ -14,24 +14,12 @@ from kelpie_worker.redis_queue import RedisQueue
 from tests.api import ApiServer, ApiUser, environment_without_kelpie
 from tests.clusters import Cluster, Replicated
 from tests.factories import GROUP, job_body
+from tests.platform import PlatformProcess
 from tests.unit.platform.receiver import receiver
-from tests.unit.platform.test_process import PlatformProcess
 from tests.unit.worker.doubles import settings
 from tests.waiting import wait_until
 
 GROUPS = tuple(f"group-{number}" for number in range(9))
-
-
-class Platform(PlatformProcess):
-    """`kelpie platform` with RQ on a server of its own."""
-
-    def __init__(self, redis_url: str, rq_url: str, directory: Path) -> None:
-        super().__init__(redis_url, directory)
-        self.rq_url = rq_url
-
-    def prepare(self) -> tuple[list[str], dict[str, str]]:
-        argv, environment = super().prepare()
-        return argv, environment | {"KELPIE_RQ_URL": self.rq_url}
 
 
 def run_a_job(user: ApiUser, group: str) -> None:
@@ -53,7 +41,7 @@ def test_everything_works_on_a_cluster(tmp_path: Path) -> None:
         Cluster(tmp_path / "cluster") as cluster,
         ValkeyServer(tmp_path / "rq") as rq,
         ApiServer(cluster.url, tmp_path / "api", KELPIE_RQ_URL=rq.url) as api,
-        Platform(cluster.url, rq.url, tmp_path / "platform"),
+        PlatformProcess(cluster.url, tmp_path / "platform", KELPIE_RQ_URL=rq.url),
         receiver() as hook,
     ):
         user = api.new_user()

@@ -16,8 +16,8 @@ from kelpie.embedded.valkey import ValkeyServer
 from kelpie.http.webhooks import DeliveryPageReply, DeliveryReply, RotatedReply
 from tests.api import ApiServer, ApiUser
 from tests.factories import job_body
+from tests.platform import PlatformProcess
 from tests.unit.platform.receiver import Receiver, receiver
-from tests.unit.platform.test_process import PlatformProcess
 from tests.waiting import wait_until
 
 

@@ -133,7 +133,7 @@ class RedisQueue:
                     raise UnauthenticatedError("KELPIE_API_KEY is not set: it tells whose queue is served")
                 from kelpie.store import Scope
 
-                principal = store.users.authenticate(self._settings.api_key)
+                principal = store.users.authenticate(self._settings.api_key, note_use=False)
                 if principal is None:
                     raise ForbiddenError("KELPIE_API_KEY is not a key that this Redis knows")
                 if not principal.may(Scope.WORK):

@@ -9,8 +9,7 @@ import click
 from kelpie.cli import exit_codes
 from kelpie.cli.options import url_option
 from kelpie.cli.output import safe
-from kelpie.client import Client
-from kelpie.event_stream import GAP, Event
+from kelpie.client import GAP, Client, Event
 from kelpie.job import iso
 
 ENDS = frozenset({"completed", "failed", "canceled", "purged"})

@@ -9,10 +9,10 @@ from flask import Blueprint
 from kelpie.errors import InvalidInputError
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, services
-from kelpie.http.models_scaling import ContainerGroupBody, NodesBody, as_uuid
 from kelpie.http.openapi import SCALING, replies, spec
 from kelpie.http.replies import ErrorReply
-from kelpie.http.replies_scaling import ContainerGroupListReply, ContainerGroupReply, HostReply
+from kelpie.http.scaling_models import ContainerGroupBody, NodesBody, as_uuid
+from kelpie.http.scaling_replies import ContainerGroupListReply, ContainerGroupReply, HostReply
 from kelpie.scaling import RegisteredGroup
 from kelpie.store.groups import no_such_group
 

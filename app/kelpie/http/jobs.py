@@ -8,15 +8,8 @@ from flask import Blueprint
 
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, scope, services
-from kelpie.http.models import (
-    BatchBody,
-    DeleteQuery,
-    JobBody,
-    JobQuery,
-    JobsQuery,
-    SubmitHeaders,
-    UnbanBody,
-)
+from kelpie.http.job_models import BatchBody, JobBody, SubmitHeaders
+from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, UnbanBody
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 from kelpie.job import Job

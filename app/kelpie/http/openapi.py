@@ -23,7 +23,8 @@ from kelpie.http.credentials import (
     PROJECT_HEADER,
 )
 from kelpie.http.errors import invalid
-from kelpie.http.models import BatchBody, Body, Query
+from kelpie.http.job_models import BatchBody
+from kelpie.http.models import Body, Query
 from kelpie.http.replies import ErrorReply
 
 OPENAPI_PATH = "/openapi.json"

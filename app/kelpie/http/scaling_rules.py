@@ -10,10 +10,10 @@ from flask import Blueprint
 from kelpie.errors import ConflictError, InvalidInputError
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, scope, services
-from kelpie.http.models_scaling import DecisionsQuery, ScalingRuleBody, ScalingRulePatch
 from kelpie.http.openapi import SCALING, replies, spec
 from kelpie.http.replies import ErrorReply
-from kelpie.http.replies_scaling import (
+from kelpie.http.scaling_models import DecisionsQuery, ScalingRuleBody, ScalingRulePatch
+from kelpie.http.scaling_replies import (
     DecisionListReply,
     DecisionReply,
     ScalingRuleListReply,

@@ -14,9 +14,9 @@ from werkzeug.exceptions import MethodNotAllowed
 from kelpie.http.auth import authenticate_worker, is_still_good
 from kelpie.http.connections import is_connected
 from kelpie.http.context import principal, require_own, scope, services
-from kelpie.http.models import FailureBody, ReportBody, WorkHeaders, WorkQuery
 from kelpie.http.openapi import WORK, replies, spec
 from kelpie.http.replies import ErrorReply, FailureReply, HeartbeatReply, MessageReply, WorkListReply
+from kelpie.http.work_models import FailureBody, ReportBody, WorkHeaders, WorkQuery
 from kelpie.job import Holder, Outcome, iso
 from kelpie.store import Scope
 

@@ -112,10 +112,11 @@ class ApiKeys:
             raise ConflictError(f"The user has {MAX_KEYS} API keys; revoke some first.") from None
         return replace(key, expires=key.created + ttl_ms) if ttl_ms else key
 
-    def authenticate(self, key: str) -> Principal | None:
+    def authenticate(self, key: str, *, note_use: bool = True) -> Principal | None:
         """Whom an API key speaks for; None when it is unknown, was revoked or has expired.
 
         It is found by its sha256, so that the time this takes does not tell how much of a guess is right.
+        ``note_use``: False for who may only read in Redis; each attempt to write would be logged there.
         """
         if not key or len(key) > MAX_KEY_CHARS:
             return None
@@ -124,7 +125,8 @@ class ApiKeys:
             fields = fields_of(self._client.hgetall(keys.api_key(digest)))
         if not fields:
             return None
-        self._note_use(digest, int(fields.get("last_used") or 0))
+        if note_use:
+            self._note_use(digest, int(fields.get("last_used") or 0))
         kept = _key_of(digest, fields)
         return Principal(
             user_id=kept.user_id,

@@ -294,7 +294,6 @@ class QueueKeys:
         self.polls = f"{self.prefix}polls"
         self.counters = f"{self.prefix}counters"
         self.events = f"{self.prefix}events"
-        self.counters = f"{self.prefix}counters"
 
     def job(self, job_id: str) -> str:
         """The job's mutable state."""

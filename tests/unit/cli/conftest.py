@@ -102,7 +102,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     scripted.url = f"http://127.0.0.1:{http.server_address[1]}"
     monkeypatch.setenv("KELPIE_API_URL", scripted.url)
     monkeypatch.setenv("KELPIE_API_KEY", "klp_secret")
-    monkeypatch.setattr("kelpie.client._BACKOFF_S", (0.001, 0.002))
+    monkeypatch.setattr("kelpie.client.transport._BACKOFF_S", (0.001, 0.002))
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield scripted

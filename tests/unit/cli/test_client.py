@@ -102,7 +102,7 @@ def page(count: int, **more: Any) -> dict[str, Any]:
 def test_a_list_goes_on_from_cursors_past_pages_without_a_match(
     server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("kelpie.client.jobs.PAGE_SIZE", 2)
     for count, cursor in ((2, "a"), (0, "b"), (1, "c"), (2, None)):
         server.answer(200, page(count, next_cursor=cursor))
     with Client() as client:
@@ -122,7 +122,7 @@ def test_a_list_goes_on_from_cursors_past_pages_without_a_match(
 
 
 def test_a_list_reads_no_page_more_than_it_needs(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("kelpie.client.jobs.PAGE_SIZE", 2)
     for cursor in "abc":
         server.answer(200, page(2, next_cursor=cursor))
     with Client() as client:
@@ -140,7 +140,7 @@ def test_a_cursor_that_leads_nowhere_ends_a_list(server: Scripted) -> None:
 def test_the_numbered_pages_of_an_older_api_are_read_too(
     server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("kelpie.client.jobs.PAGE_SIZE", 2)
     for count in (2, 2, 1):
         server.answer(200, page(count))
     with Client() as client:

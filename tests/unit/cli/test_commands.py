@@ -258,7 +258,7 @@ def test_jobs_filters_by_label_node_and_text(kelpie: Run, server: Scripted) -> N
 def test_jobs_reads_as_many_pages_as_it_needs(
     kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("kelpie.client.jobs.PAGE_SIZE", 2)
     for count in (2, 2, 1):
         server.answer(200, {"_count": count, "jobs": [job_wire()] * count})
     assert len(json.loads(kelpie("jobs", "--json", "--limit", "100").out)) == 5
@@ -458,7 +458,7 @@ def test_keys_revoke_ends_a_key(kelpie: Run, server: Scripted) -> None:
 
 
 def test_keys_users_lists_all_of_them(kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("kelpie.client.keys.PAGE_SIZE", 2)
     users = [
         {"id": f"user-{i}", "username": f"name-{i}", "created": "2026-11-24T00:00:00.000Z"} for i in range(3)
     ]
@@ -518,3 +518,11 @@ def test_the_bare_install_is_enough_for_the_client_and_its_commands() -> None:
     loaded = set(said.stdout.split()) - set(sys.stdlib_module_names)
     foreign = {name for name in loaded if not name.startswith(("_", "kelpie"))}
     assert foreign <= allowed, foreign - allowed
+
+
+def test_the_client_imports_no_more_of_kelpie_than_it_needs() -> None:
+    script = "import sys; from kelpie import Client; print(*sorted(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name for name in said.stdout.split() if name.partition(".")[0].startswith("kelpie")}
+    others = {name for name in loaded if not name.startswith("kelpie.client")}
+    assert others == {"kelpie", "kelpie.errors", "kelpie.job", "kelpie.scaling"}

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from kelpie import Client, event_stream
+from kelpie import Client
+from kelpie.client import Event
+from kelpie.client.events import MAX_LINE_BYTES
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import ForbiddenError, NotFoundError, UnavailableError
-from kelpie.event_stream import Event
 from tests.api import ApiServer
 from tests.factories import job_body
 from tests.unit.cli.conftest import JOB_ID, Said, Scripted
@@ -23,7 +24,7 @@ STREAM = {"Content_Type": "text/event-stream"}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "_RETRY_S", 0.001)
+    monkeypatch.setattr("kelpie.client.events._RETRY_S", 0.001)
 
 
 def event_wire(number: int, kind: str = "running", **overrides: Any) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def test_a_refusal_ends_it(server: Scripted, status: int, error: type[Exception]
 def test_an_outage_is_borne_for_so_long_and_no_longer(
     server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kelpie.client.OUTAGE_S", 0.3)
+    monkeypatch.setattr("kelpie.client.events.OUTAGE_S", 0.3)
     server.answer(503, {"error": "Service Unavailable"})
     with Client() as client, pytest.raises(UnavailableError, match="away for longer"):
         next(client.events())
@@ -98,14 +99,14 @@ def test_an_outage_is_borne_for_so_long_and_no_longer(
 
 
 def test_an_endless_line_is_no_event_stream(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie.client.OUTAGE_S", 0.0)
-    server.answer(200, b"data: " + b"x" * 2 * event_stream.MAX_LINE_BYTES, **STREAM)
+    monkeypatch.setattr("kelpie.client.events.OUTAGE_S", 0.0)
+    server.answer(200, b"data: " + b"x" * 2 * MAX_LINE_BYTES, **STREAM)
     with Client() as client, pytest.raises(UnavailableError):
         next(client.events())
 
 
 def test_without_follow_all_pages_are_read(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie.client.PAGE_SIZE", 2)
+    monkeypatch.setattr("kelpie.client.events.PAGE_SIZE", 2)
     server.answer(200, {"_count": 2, "events": [event_wire(1), event_wire(2)], "next": "2-0-1", "gap": False})
     server.answer(200, {"_count": 1, "events": [event_wire(3)], "next": "9-0-0", "gap": False})
     with Client() as client:

@@ -31,13 +31,6 @@ SETTINGS = {
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A Valkey that a test may stop."""
-    with ValkeyServer(tmp_path / "valkey") as server:
-        yield server
-
-
-@pytest.fixture
 def own_server(broker: ValkeyServer, tmp_path: Path) -> Iterator[ApiServer]:
     """An API that a test may stop."""
     with ApiServer(broker.url, tmp_path, **SETTINGS) as server:

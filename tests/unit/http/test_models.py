@@ -7,7 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from kelpie.http.errors import invalid
-from kelpie.http.models import BatchBody, FailureBody, JobBody, JobsQuery, WorkQuery
+from kelpie.http.job_models import BatchBody, JobBody
+from kelpie.http.job_queries import JobsQuery
+from kelpie.http.work_models import FailureBody, WorkQuery
 from kelpie.job import LEGACY_KEYS, Direction, JobSpec, LegacySync, Outcome, Sync, SyncEntry
 from tests.factories import job_body
 

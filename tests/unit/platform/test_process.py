@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,43 +10,13 @@ import psutil
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from kelpie.embedded.processes import Server
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.job import Holder, Outcome
 from kelpie.store import Store, User
 from tests.factories import GROUP, spec
+from tests.platform import PlatformProcess
 from tests.unit.platform.receiver import Receiver, receiver
 from tests.waiting import wait_until
-
-
-class PlatformProcess(Server):
-    """`kelpie platform`."""
-
-    name = "platform"
-
-    def __init__(self, redis_url: str, directory: Path, **settings: str) -> None:
-        super().__init__(directory)
-        self.redis_url = redis_url
-        self.settings = settings
-
-    def prepare(self) -> tuple[list[str], dict[str, str]]:
-        environment = {"KELPIE_REDIS_URL": self.redis_url, "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true"}
-        return [sys.executable, "-m", "kelpie.cli", "platform"], environment | self.settings
-
-    def is_ready(self) -> bool:
-        return self.log.exists() and "platform is running" in self.log.read_text()
-
-    def family(self) -> list[psutil.Process]:
-        """The process and everything that it has started."""
-        process = psutil.Process(self.pid)
-        return [process, *process.children(recursive=True)]
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A Valkey that a test may kill."""
-    with ValkeyServer(tmp_path / "valkey") as server:
-        yield server
 
 
 @pytest.fixture

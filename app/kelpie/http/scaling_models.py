@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kelpie.http.models import Body, MachineId, Query, _printable
+from kelpie.http.models import Body, MachineId, Name, Query
 from kelpie.scaling import MAX_IDLE_THRESHOLD_S, MAX_REPLICAS, MAX_SLOTS
 from kelpie.store.groups import MAX_REPORTED_NODES
 from kelpie.store.rules import MAX_DECISIONS
@@ -33,7 +33,6 @@ IdleThreshold = Annotated[
     int,
     Field(ge=0, le=MAX_IDLE_THRESHOLD_S, description="How long a finished job still counts, in seconds."),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 
 
 class ScalingRuleBody(Body):

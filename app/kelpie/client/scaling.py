@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Iterable
 
+from kelpie.client.transport import Transport, segment
 from kelpie.errors import ConflictError, NotFoundError
 from kelpie.scaling import Decision, KeptDecision, RegisteredGroup, ScalingRule
 
 _CONFLICT_TRIES = 3
 
 
-class ScalingCalls:
+class ScalingCalls(Transport):
     """Mixed into :class:`kelpie.Client`."""
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Any = None,
-        gone_is_done: bool = False,
-    ) -> Any:
-        raise NotImplementedError
 
     def scaling_rules(self) -> list[ScalingRule]:
         """Your scaling rules, the oldest first; the admin's key sees all users'."""
@@ -108,8 +96,8 @@ class ScalingCalls:
 
 
 def _rule_path(group: str) -> str:
-    return f"/scaling-rules/{quote(group, safe='')}"
+    return f"/scaling-rules/{segment(group)}"
 
 
 def _group_path(group: str) -> str:
-    return f"/container-groups/{quote(group, safe='')}"
+    return f"/container-groups/{segment(group)}"

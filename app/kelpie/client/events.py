@@ -1,7 +1,4 @@
-"""Events as a client follows them: Server-Sent Events that go on through lost connections.
-
-Needs the bare install only.
-"""
+"""The client's part about events: Server-Sent Events that go on through lost connections."""
 
 from __future__ import annotations
 
@@ -15,6 +12,8 @@ from typing import Any
 
 import urllib3
 
+from kelpie.client.jobs import job_path
+from kelpie.client.transport import OUTAGE_S, PAGE_SIZE, Transport
 from kelpie.errors import UnavailableError
 from kelpie.job import from_iso
 
@@ -128,6 +127,33 @@ class Feed:
         if len(self._order) > REMEMBERED:
             self._seen.discard(self._order.popleft())
         return event
+
+
+class EventCalls(Transport):
+    """Mixed into :class:`kelpie.Client`."""
+
+    def events(
+        self, job_id: str | None = None, *, after: str | None = None, follow: bool = True
+    ) -> Iterator[Event]:
+        """What happens to your jobs (or to one), oldest first; each event once, as far as the API can tell.
+
+        Begins after the event of the id ``after`` ("0": the oldest that is kept). Without it: with ``follow``
+        at this moment, else at the oldest; of one job always at its beginning. With ``follow`` it goes on for
+        ever, through lost connections; UnavailableError when the API is away for longer than OUTAGE_S. An
+        event of the type ``gap`` says that some may be missing.
+        """
+        path = "/events" if job_id is None else f"{job_path(job_id)}/events"
+        if follow:
+            yield from Feed(self._open, path, after, outage_s=OUTAGE_S)
+            return
+        while True:
+            page = self._call("GET", path, query={"after": after, "page_size": PAGE_SIZE})
+            if page["gap"]:
+                yield Event.gap()
+            yield from map(Event.from_wire, page["events"])
+            if page["_count"] < PAGE_SIZE:
+                return
+            after = page["next"]
 
 
 def _lines(answer: Any) -> Iterator[str]:

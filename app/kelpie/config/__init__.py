@@ -1,0 +1,44 @@
+"""The settings of the server processes (`kelpie api`, `kelpie platform`), read from the environment once.
+
+Every setting is an environment variable: ``KELPIE_`` and the field's name in capitals. A bad value is refused
+by name at start. The worker has settings of its own (kelpie_worker.settings) and does not import this.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from kelpie.config.api import ApiSettings
+from kelpie.config.credentials import CredentialSettings
+from kelpie.config.platform import PlatformSettings
+from kelpie.config.redis import REDIS_SCHEMES, RQ_SCHEMES, RedisSettings
+from kelpie.errors import StartupError
+
+__all__ = ["ENV_PREFIX", "REDIS_SCHEMES", "RQ_SCHEMES", "Settings", "load_settings"]
+
+ENV_PREFIX = "KELPIE_"
+
+
+class Settings(CredentialSettings, PlatformSettings, ApiSettings, RedisSettings):
+    """What the server processes may be told. Frozen: read at start, the same until the end.
+
+    The reference lists the settings of the last base first.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+
+def load_settings() -> Settings:
+    """The settings in the environment. Raises StartupError that names each bad variable, never its value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{ENV_PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise StartupError(f"A setting is wrong: {wrong}") from None

@@ -1,0 +1,63 @@
+"""What nodes may send: polls for work and reports on it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kelpie.http.models import Body, GroupId, MachineId, Query
+from kelpie.job import Outcome
+
+
+class WorkQuery(Query):
+    """Who asks for work, and how long the answer may take."""
+
+    machine_id: MachineId
+    container_group_id: GroupId
+    wait: Annotated[
+        float, Field(ge=0, le=20, allow_inf_nan=False, description="Long poll: seconds to wait for a job.")
+    ] = 0
+
+
+class WorkHeaders(Query):
+    """How a poll is recognized when it is repeated."""
+
+    idempotency_key: Annotated[
+        Annotated[str, Field(min_length=16, max_length=128, pattern=r"^[\x21-\x7e]+$")] | None,
+        Field(
+            alias="Idempotency-Key",
+            description="The same key again, after a lost answer, gives the same job and the same lease.",
+        ),
+    ] = None
+
+
+class ReportBody(Body):
+    """Who reports: the node, and the lease that it was given with the job."""
+
+    machine_id: MachineId
+    container_group_id: GroupId
+    lease: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=256,
+                description="The secret that came with the job. With it, the lease alone is judged.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class FailureBody(ReportBody):
+    """A failure, and what is known of it."""
+
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    reason: Annotated[str, Field(max_length=2000)] | None = None
+    outcome: Literal["app_failed", "sync_failed"] | None = None
+
+    @property
+    def kind(self) -> Outcome:
+        """The outcome that is reported."""
+        return Outcome(self.outcome or Outcome.APP_FAILED)
