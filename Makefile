@@ -22,9 +22,11 @@ check: lint types test
 
 docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
+	$(BIN)/python docs/metrics_reference.py
 
-bench: $(VENV)/dev.done  ## Print the benchmarks' figures
-	for name in lease latency worker_memory; do $(BIN)/python -m tests.bench.$$name || exit 1; done
+bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
+	for name in peers http_api scale polls latency worker_memory; do \
+	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 walk: $(VENV)/dev.done  ## A million random steps against the model of the protocol
 	$(BIN)/python -m tests.proof.walk --seeds 4000
@@ -48,7 +50,8 @@ $(VENV)/%.done: %.lock pyproject.toml
 	touch $@
 
 lock:  ## Resolve the dependencies anew (needs uv)
-	for name in demo dev; do uv pip compile --quiet pyproject.toml --extra $$name --group pyproject.toml:build \
+	for name in demo dev bench; do uv pip compile --quiet pyproject.toml --group pyproject.toml:build \
+	  $$([ $$name = bench ] && echo --extra dev --group pyproject.toml:bench || echo --extra $$name) \
 	  --python-version 3.11 --universal --upgrade --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --output-file $$name.lock || exit 1; done
 

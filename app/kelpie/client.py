@@ -13,7 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -33,6 +33,7 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from kelpie.event_stream import Event, Feed
 from kelpie.job import (
     MAX_BATCH,
     TERMINAL,
@@ -407,6 +408,70 @@ class Client(ScalingCalls):
         """End an API key of yours, or of a user (admin only), at once. NotFoundError when there is none."""
         self._call("DELETE", f"{_keys_path(user_id)}/{quote(key_id, safe='')}", gone_is_done=True)
 
+    def events(
+        self, job_id: str | None = None, *, after: str | None = None, follow: bool = True
+    ) -> Iterator[Event]:
+        """What happens to your jobs (or to one), oldest first; each event once, as far as the API can tell.
+
+        Begins after the event of the id ``after`` ("0": the oldest that is kept). Without it: with ``follow``
+        at this moment, else at the oldest; of one job always at its beginning. With ``follow`` it goes on for
+        ever, through lost connections; UnavailableError when the API is away for longer than OUTAGE_S. An
+        event of the type ``gap`` says that some may be missing.
+        """
+        path = "/events" if job_id is None else f"{_job_path(job_id)}/events"
+        if follow:
+            yield from Feed(self._open, path, after, outage_s=OUTAGE_S)
+            return
+        while True:
+            page = self._call("GET", path, query={"after": after, "page_size": PAGE_SIZE})
+            if page["gap"]:
+                yield Event.gap()
+            yield from map(Event.from_wire, page["events"])
+            if page["_count"] < PAGE_SIZE:
+                return
+            after = page["next"]
+
+    def deliveries(
+        self, *, job_id: str | None = None, status: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Up to ``limit`` webhook deliveries of your jobs, the newest first, as the API describes them."""
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            query = {"job_id": job_id, "status": status, "page_size": min(limit, PAGE_SIZE), "cursor": cursor}
+            page = self._call("GET", "/webhooks/deliveries", query=query)
+            found += page["deliveries"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        return found[:limit]
+
+    def delivery(self, delivery_id: str) -> dict[str, Any]:
+        """One webhook delivery and every try of it. NotFoundError when you have no such delivery."""
+        return dict(self._call("GET", _delivery_path(delivery_id)))
+
+    def replay(self, delivery_id: str) -> dict[str, Any]:
+        """Deliver a webhook again, with the same webhook-id."""
+        return dict(self._call("POST", f"{_delivery_path(delivery_id)}/replay"))
+
+    def rotate_webhook_secret(self) -> str:
+        """A new secret that signs your webhooks; for a day the old one signs beside it."""
+        return str(self._call("POST", "/users/me/webhook-secret/rotate")["webhook_secret"])
+
+    def _open(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Any:
+        """An answer that is read as it comes. Raises urllib3's errors, and ours for a refusal."""
+        answer = self._pool.request(
+            "GET",
+            f"{self.url}{path}" + (f"?{urlencode(query)}" if query else ""),
+            headers={**self._pool.headers, **headers},
+            preload_content=False,
+            redirect=False,
+        )
+        if answer.status != 200:
+            _decoded(answer.status, answer.data)
+            raise UnavailableError(f"the API answered an event stream with status {answer.status}")
+        return answer
+
     def close(self) -> None:
         """Close the connections."""
         self._pool.clear()
@@ -551,6 +616,10 @@ def _body(job: JobSpec | Mapping[str, Any]) -> dict[str, Any]:
 
 def _job_path(job_id: str) -> str:
     return f"/jobs/{quote(job_id, safe='')}"
+
+
+def _delivery_path(delivery_id: str) -> str:
+    return f"/webhooks/deliveries/{quote(delivery_id, safe='')}"
 
 
 def _keys_path(user_id: str | None) -> str:

@@ -16,6 +16,10 @@ from kelpie.errors import StartupError
 
 ENV_PREFIX = "KELPIE_"
 MIN_ADMIN_KEY_CHARS = 32
+MIN_TOKEN_CHARS = 16
+
+RQ_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+REDIS_SCHEMES = (*RQ_SCHEMES, "redis+cluster", "rediss+cluster")
 
 
 class Settings(BaseSettings):
@@ -27,7 +31,25 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="Where Redis or Valkey is: redis://, rediss:// or unix://.",
+        description=(
+            "Where Redis or Valkey is: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://."
+        ),
+    )
+    rq_url: str | None = Field(
+        default=None,
+        description=(
+            "Where the queue of webhook deliveries is, when not in KELPIE_REDIS_URL. Needed when that is a "
+            "cluster, on which RQ does not work."
+        ),
+    )
+    wait_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description=(
+            "Replicas of Redis that must have a change before it is acknowledged, a count; "
+            "without them a failover can lose the last changes."
+        ),
     )
     redis_wait_s: float = Field(
         default=30,
@@ -55,6 +77,67 @@ class Settings(BaseSettings):
         ge=1024,
         le=1024 * 1024 * 1024,
         description="The largest request body that is read, in bytes; a larger one is answered 413.",
+    )
+    request_timeout_s: float = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description=(
+            "How long a client may take to send the head of its first request, and then its body, "
+            "in seconds; a large body has longer."
+        ),
+    )
+    rate_submit_per_s: float = Field(
+        default=5000,
+        ge=0,
+        le=1_000_000,
+        description="Submits (a batch is one) that a user may make, per second; 0: without limit.",
+    )
+    rate_work_per_s: float = Field(
+        default=20_000,
+        ge=0,
+        le=1_000_000,
+        description="Polls, heartbeats and reports of a user's nodes, per second; 0: without limit.",
+    )
+    rate_read_per_s: float = Field(
+        default=5000,
+        ge=0,
+        le=1_000_000,
+        description="Other requests that a user may make, per second; 0: without limit.",
+    )
+    failed_logins_per_minute: int = Field(
+        default=120,
+        ge=0,
+        le=1_000_000,
+        description="Unknown credentials that may come from one address, per minute; 0: without limit.",
+    )
+    trusted_proxies: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description=(
+            "Proxies in front of the API that add the client's address to X-Forwarded-For, a count; "
+            "with 0 that header is not believed."
+        ),
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        description="A bearer token that may read /metrics, 16 characters or more; the admin's key may too.",
+    )
+    metrics_queues: int = Field(
+        default=100,
+        ge=0,
+        le=10_000,
+        description="Queues that have metrics of their own, a count: those with the most jobs.",
+    )
+    drain_delay_s: float = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description=(
+            "How long a stopping API goes on serving while /readyz says that it is not ready, in seconds, "
+            "so that load balancers notice."
+        ),
     )
     shutdown_grace_s: int = Field(
         default=30,
@@ -84,11 +167,36 @@ class Settings(BaseSettings):
         default=10,
         gt=0,
         le=120,
-        description="How long one webhook delivery may take to connect, and then to answer, in seconds.",
+        description="How long one try of a webhook may take, from connecting to the head of the answer, "
+        "in seconds.",
     )
     webhook_allow_private: bool = Field(
         default=False,
         description="Deliver webhooks to private and loopback addresses too; for trials on one machine.",
+    )
+    webhook_keep_s: int = Field(
+        default=7 * 24 * 3600,
+        ge=24 * 3600,
+        le=366 * 24 * 3600,
+        description="How long the record of a webhook delivery that has ended is kept, in seconds.",
+    )
+    webhook_keep_count: int = Field(
+        default=10_000,
+        ge=1000,
+        le=1_000_000,
+        description="How many records of ended webhook deliveries are kept per user, a count.",
+    )
+    webhook_max_queued: int = Field(
+        default=100_000,
+        ge=1000,
+        le=10_000_000,
+        description="How many webhook deliveries of one user may wait, a count; further ones are dropped.",
+    )
+    event_stream_s: float = Field(
+        default=3600,
+        ge=1,
+        le=86_400,
+        description="How long one event stream lasts before its client must resume it, in seconds.",
     )
 
     provider: Literal["local"] = Field(
@@ -234,8 +342,28 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("it must begin with redis://, rediss:// or unix://")
+        return _with_scheme(value, REDIS_SCHEMES)
+
+    @field_validator("rq_url")
+    @classmethod
+    def _is_rq_url(cls, value: str | None) -> str | None:
+        return None if value is None else _with_scheme(value, RQ_SCHEMES)
+
+    @property
+    def deliveries_url(self) -> str:
+        """Where RQ is. Raises StartupError when only a cluster is known."""
+        if self.rq_url is None and "+cluster" in self.redis_url.partition("://")[0]:
+            raise StartupError(
+                "KELPIE_REDIS_URL is a cluster, on which RQ does not work: set KELPIE_RQ_URL to one server "
+                "or to Sentinels."
+            )
+        return self.rq_url or self.redis_url
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _is_no_word(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_TOKEN_CHARS:
+            raise ValueError(f"it must have {MIN_TOKEN_CHARS} characters or more")
         return value
 
     @field_validator("admin_key")
@@ -244,6 +372,12 @@ class Settings(BaseSettings):
         if value is not None and len(value.get_secret_value()) < MIN_ADMIN_KEY_CHARS:
             raise ValueError(f"it must have {MIN_ADMIN_KEY_CHARS} characters or more")
         return value
+
+
+def _with_scheme(url: str, schemes: tuple[str, ...]) -> str:
+    if url.partition("://")[0] not in schemes or "://" not in url:
+        raise ValueError(f"it must begin with {'://, '.join(schemes)}://")
+    return url
 
 
 def load_settings() -> Settings:

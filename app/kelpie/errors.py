@@ -53,6 +53,14 @@ class LeaseLostError(ConflictError):
         self.reason = reason
 
 
+class TooFastError(KelpieError):
+    """The caller asks more often than a limit allows; ``retry_after_s`` says when to try again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UnavailableError(KelpieError):
     """Redis, a service that checks credentials or, seen from a client, the API gives no answer; try again."""
 

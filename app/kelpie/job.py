@@ -68,6 +68,23 @@ REPORTABLE = frozenset({Outcome.COMPLETED, Outcome.APP_FAILED, Outcome.SYNC_FAIL
 """The outcomes that a node may report; the store finds the others."""
 
 
+class WebhookEvent(StrEnum):
+    """What a job's webhook can be called for."""
+
+    RUNNING = "running"  # a node was given a lease; once per attempt
+    COMPLETED = "completed"
+    FAILED = "failed"  # the last failure that max_failures allows
+    CANCELED = "canceled"
+    INTERRUPTED = "interrupted"  # a lease expired; the job waits for another node
+    RELEASED = "released"  # a node handed the job back in good order
+    APP_FAILED = "app_failed"  # an attempt failed and the job waits for another node
+    SYNC_FAILED = "sync_failed"  # likewise, with its data
+
+
+WEBHOOK_EVENTS = (WebhookEvent.RUNNING, WebhookEvent.COMPLETED, WebhookEvent.FAILED)
+"""What it is called for unless the job says otherwise."""
+
+
 class Direction(StrEnum):
     """Which way a sync entry moves data, seen from the node."""
 
@@ -180,6 +197,7 @@ class JobSpec:
     max_failures: int = 3
     heartbeat_interval: int = 30  # seconds
     webhook: str | None = None
+    webhook_events: tuple[str, ...] | None = None  # names of WebhookEvent; None: WEBHOOK_EVENTS
     compression: bool = False  # gzip objects, key + ".gz"
     sync: Sync | None = None
     legacy: LegacySync | None = None
@@ -204,6 +222,7 @@ class JobSpec:
             "max_failures": self.max_failures,
             "heartbeat_interval": self.heartbeat_interval,
             "webhook": self.webhook,
+            "webhook_events": None if self.webhook_events is None else list(map(str, self.webhook_events)),
             "compression": self.compression,
             "sync": None if self.sync is None else self.sync.to_wire(),
             "priority": self.priority,
@@ -229,6 +248,7 @@ class JobSpec:
             max_failures=wire.get("max_failures") or 3,
             heartbeat_interval=wire.get("heartbeat_interval") or 30,
             webhook=wire.get("webhook"),
+            webhook_events=None if wire.get("webhook_events") is None else tuple(wire["webhook_events"]),
             compression=bool(wire.get("compression")),
             sync=None if sync is None else Sync.from_wire(sync),
             legacy=LegacySync(**legacy) if legacy else None,

@@ -7,6 +7,7 @@ What other libraries write through :mod:`logging` (gunicorn, RQ, redis) comes ou
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -22,6 +23,11 @@ SECRET_KEYS = frozenset(
     {"admin_key", "api_key", "authorization", "key", "lease", "password", "secret", "token", "webhook_secret"}
 )
 """Names of event fields whose value is never written."""
+
+_SECRETS = re.compile(
+    r"klp_[\w-]{8,}|whsec_[\w+/=]{8,}|(?<=://)[^\s/@\"']*:[^\s/@\"']*(?=@)|(?<=[Bb]earer )[\w.~+/=-]{8,}"
+)
+"""What looks like a secret anywhere: API keys, webhook secrets, passwords in URLs, bearer tokens."""
 
 
 def configure(level: str = "info") -> None:
@@ -74,9 +80,14 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
+def scrub(_logger: Any, _method: str, line: Any) -> str:
+    """The last processor: hides secrets inside texts. An error may show the URL that it could not reach."""
+    return _SECRETS.sub("[redacted]", line)
+
+
 def _rendering(*, human: bool) -> list[structlog.typing.Processor]:
     # Tracebacks without local variables: those hold keys and secrets.
     if human:
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback), scrub]
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
+    return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer(), scrub]

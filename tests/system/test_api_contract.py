@@ -105,6 +105,12 @@ PROTECTED = [
     ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
     ("DELETE", f"/users/{UNKNOWN}"),
     ("DELETE", "/users"),
+    ("GET", "/events"),
+    ("GET", f"/jobs/{UNKNOWN}/events"),
+    ("GET", "/webhooks/deliveries"),
+    ("GET", "/webhooks/deliveries/kelpie-1-1-0"),
+    ("POST", "/webhooks/deliveries/kelpie-1-1-0/replay"),
+    ("POST", "/users/me/webhook-secret/rotate"),
 ]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
@@ -730,8 +736,9 @@ def test_a_method_that_a_path_does_not_know_is_405_as_json(api: ApiUser, method:
     assert api.request(method, path)[1]["Allow"]
 
 
-def test_what_is_no_http_is_refused_as_json(api: ApiUser) -> None:
-    refused(api.request("GET", "/jobs?" + "x" * 10_000), 400)
+def test_a_head_that_is_too_long_is_refused_as_json(api: ApiUser) -> None:
+    refused(api.request("GET", "/jobs?" + "x" * 10_000), 414)
+    refused(api.request("GET", "/jobs", headers={"X-Long": "x" * 10_000}), 431)
 
 
 @pytest.mark.parametrize("path", ["/jobs/", "/users/me/", "/healthz/", "/jobs/?page_size=1"])
@@ -815,8 +822,15 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("GET", "/users/me/keys"),
         ("POST", "/users/me/keys"),
         ("DELETE", "/users/me/keys/{key_id}"),
+        ("POST", "/users/me/webhook-secret/rotate"),
+        ("GET", "/events"),
+        ("GET", "/jobs/{job_id}/events"),
+        ("GET", "/webhooks/deliveries"),
+        ("GET", "/webhooks/deliveries/{delivery_id}"),
+        ("POST", "/webhooks/deliveries/{delivery_id}/replay"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        ("GET", "/metrics"),
     }
 
 

@@ -124,7 +124,9 @@ class RedisQueue:
         """The store and the user whose queue this is, connected and looked up when first needed."""
         with self._lock:
             if self._store is None:
-                self._store = self._connect(self._settings.api_url)
+                self._store = self._connect(
+                    self._settings.api_url, wait_replicas=self._settings.wait_replicas
+                )
             store = self._store
             if self._user_id is None:
                 if not self._settings.api_key:

@@ -138,6 +138,15 @@ def _paths(value: str) -> tuple[Path, ...]:
     return paths
 
 
+_REDIS_SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 _TEMP_DIR = Path(tempfile.gettempdir())
 _STATE_FILE = Path("kelpie-state.json")
 _OPTIONS = {"container_group_id": "--queue", "machine_id": "--machine-id"}
@@ -239,7 +248,7 @@ class Settings:
         "http://127.0.0.1:8080",
         "KELPIE_API_URL",
         help="Where jobs come from: the API, or `redis://…` to lease straight from Redis.",
-        parse=_url("http", "https", "redis", "rediss", "unix"),
+        parse=_url("http", "https", *_REDIS_SCHEMES),
         secret=True,  # the address of a Redis may hold its password
     )
     api_key: str = setting(
@@ -248,6 +257,13 @@ class Settings:
         help="The API key; with `redis://…` it tells whose queue is served. Never reaches a command.",
         parse=_text,
         secret=True,
+    )
+    wait_replicas: int = setting(
+        0,
+        "KELPIE_WAIT_REPLICAS",
+        unit="replicas",
+        help="With `redis://…`: how many replicas must have a report before it counts as made.",
+        parse=_integer(0, 16),
     )
     salad_api_key: str = setting(
         "",
@@ -379,7 +395,7 @@ class Settings:
     @property
     def direct(self) -> bool:
         """Whether jobs are leased straight from Redis."""
-        return urlsplit(self.api_url).scheme in {"redis", "rediss", "unix"}
+        return urlsplit(self.api_url).scheme in _REDIS_SCHEMES
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: str | None) -> Self:

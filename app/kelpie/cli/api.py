@@ -11,11 +11,14 @@ import click
 Examples:
   KELPIE_ADMIN_KEY=$(openssl rand -hex 32) kelpie api
   KELPIE_REDIS_URL=redis://10.0.0.5:6379/0 kelpie api --bind 0.0.0.0:8080 --workers 4
+  KELPIE_REDIS_URL=redis+sentinel://s1,s2,s3/primary/0 KELPIE_WAIT_REPLICAS=1 kelpie api
 
 \b
 Environment: KELPIE_REDIS_URL (redis://127.0.0.1:6379/0), KELPIE_ADMIN_KEY (the admin's API key, 32
 characters or more; a new value replaces the old key), KELPIE_CORS_ORIGINS (*), KELPIE_MAX_BODY_BYTES,
-KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30), KELPIE_LOG_LEVEL (info).
+KELPIE_EVENT_STREAM_S (3600), KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30),
+KELPIE_LOG_LEVEL (info), KELPIE_METRICS_TOKEN, KELPIE_WAIT_REPLICAS (0), KELPIE_RQ_URL, rate limits, and more:
+see docs/reference/settings.md.
 
 \b
 Exit codes:

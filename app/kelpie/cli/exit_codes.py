@@ -9,6 +9,7 @@ from kelpie.errors import (
     KelpieError,
     NotFoundError,
     StartupError,
+    TooFastError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -31,6 +32,7 @@ _CODES: tuple[tuple[type[KelpieError], int], ...] = (
     (UnauthenticatedError, REFUSED),
     (ForbiddenError, REFUSED),
     (UnavailableError, UNREACHABLE),
+    (TooFastError, UNREACHABLE),
     (ConflictError, CONFLICT),
     (StartupError, CONFIG),
 )

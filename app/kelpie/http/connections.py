@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -24,3 +25,12 @@ def is_connected(client: socket.socket | None) -> bool:
         return True
     except OSError:
         return False
+
+
+def disconnect(client: socket.socket | None) -> None:
+    """Ends a connection both ways, also while another greenlet is stuck in a send on it."""
+    if client is None:
+        return
+    plain: type[socket.socket] = monkey.get_original("socket", "socket")
+    with contextlib.suppress(OSError), plain(fileno=os.dup(client.fileno())) as same:  # or already closed
+        same.shutdown(socket.SHUT_RDWR)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import Flask, current_app, g
+from prometheus_client import CollectorRegistry
 
 from kelpie.config import Settings
 from kelpie.errors import ForbiddenError
+from kelpie.http.limits import Limits
+from kelpie.http.pulse import Pulse
 from kelpie.identity import Identities
 from kelpie.providers import Provider
-from kelpie.store import ADMIN_ID, Poller, Principal, Scope, Store
+from kelpie.store import ADMIN_ID, EventHub, Poller, Principal, Scope, Store
 
 EXTENSION = "kelpie"
 
@@ -23,16 +27,29 @@ class Services:
     settings: Settings
     store: Store
     poller: Poller
+    hub: EventHub
     provider: Provider
     identities: Identities
+    limits: Limits
+    pulse: Pulse
+    registry: CollectorRegistry
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def announce_end(self) -> None:
+        """Say that this process is not ready, though it still serves."""
+        self.ending.set()
 
     def close_polls(self) -> None:
-        """Answer every open long poll with nothing, at once."""
+        """Answer every open long poll with nothing and end every event stream, at once."""
+        self.announce_end()
+        self.hub.stop_following()
         self.poller.close()
+        self.hub.close()
 
     def close(self) -> None:
         """Answer every open long poll and let go of Redis."""
         self.close_polls()
+        self.pulse.close()
         self.store.close()
 
 

@@ -8,7 +8,7 @@ from flask import Flask, Response, request
 
 METHODS = "GET, POST, PATCH, DELETE"
 HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, X-Kelpie-Key, "
+    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Kelpie-Key, "
     "Salad-Api-Key, Salad-Organization, Salad-Project"
 )
 EXPOSED = "Retry-After, X-Request-Id"

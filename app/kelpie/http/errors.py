@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +11,11 @@ import structlog
 from flask import Flask, Response, g, jsonify, request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from structlog.contextvars import bind_contextvars, clear_contextvars
 from werkzeug.exceptions import HTTPException
 
 from kelpie import errors
-from kelpie.errors import InvalidInputError, KelpieError, LeaseLostError, UnavailableError
+from kelpie.errors import InvalidInputError, KelpieError, LeaseLostError, TooFastError, UnavailableError
 
 REQUEST_ID_HEADER = "X-Request-Id"
 RETRY_AFTER_S = 1
@@ -26,6 +28,7 @@ STATUSES: dict[type[KelpieError], tuple[int, str]] = {
     errors.NotFoundError: (404, "Not Found"),
     errors.LeaseLostError: (409, "Lease Lost"),
     errors.ConflictError: (409, "Conflict"),
+    errors.TooFastError: (429, "Too Many Requests"),
     errors.UnavailableError: (503, "Service Unavailable"),
 }
 """Status code and title of each refusal."""
@@ -64,6 +67,12 @@ def _sentence(item: ErrorDetails) -> str:
 
 def _name_request() -> None:
     g.request_id = uuid.uuid4().hex
+    # Every line that this request causes carries them. Of the last request of this connection nothing stays.
+    clear_contextvars()
+    bind_contextvars(request_id=g.request_id)
+    job_id = (request.view_args or {}).get("job_id")
+    if job_id is not None:
+        bind_contextvars(job_id=str(job_id)[:64])
 
 
 def _show_request_id(response: Response) -> Response:
@@ -84,6 +93,8 @@ def _refused(error: KelpieError) -> Response:
     if isinstance(error, LeaseLostError):
         more["reason"] = error.reason
     response = _reply(status, title, str(error), **more)
+    if isinstance(error, TooFastError):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, UnavailableError):
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
         log.warning("unavailable", path=request.path, error=str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Blueprint
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from spectree import Response
 
 from kelpie.errors import UnavailableError
@@ -33,9 +33,11 @@ def alive() -> Answer:
     operation_id="isReady",
 )
 def ready() -> Answer:
-    """The process can serve: Redis answers it."""
+    """The process can serve: Redis answers it, and it is not about to end."""
+    if services().ending.is_set():
+        raise UnavailableError("This process is about to end; ask another one.")
     try:
         services().store.redis.ping()
-    except RedisError:
+    except (RedisError, RedisClusterException):
         raise UnavailableError("Redis does not answer; nothing was lost, try again.") from None
     return {"status": "ok"}

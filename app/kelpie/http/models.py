@@ -33,6 +33,7 @@ from kelpie.job import (
     Outcome,
     Sync,
     SyncEntry,
+    WebhookEvent,
 )
 from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
 from kelpie.store import Filter
@@ -136,6 +137,7 @@ Pattern = Annotated[
 ]
 Webhook = Annotated[str, Field(max_length=2048), AfterValidator(_http_url)]
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+EventName = Annotated[WebhookEvent, Strict(False)]  # in JSON it is text
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[^=]+$"), AfterValidator(_printable)]
 LabelValue = Annotated[str, Field(max_length=128), AfterValidator(_printable)]
 
@@ -209,6 +211,16 @@ class JobBody(Body):
         Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them.")] | None
     ) = None
     webhook: Webhook | None = None
+    webhook_events: (
+        Annotated[
+            list[EventName],
+            Field(
+                max_length=len(WebhookEvent),
+                description="What the webhook is called for; absent: running, completed and failed.",
+            ),
+        ]
+        | None
+    ) = None
     compression: Annotated[bool, Field(description="Store objects as gzip, key + .gz.")] | None = None
     sync: SyncBody | None = None
     input_bucket: Bucket | None = None
@@ -279,6 +291,8 @@ class JobBody(Body):
         wire["arguments"] = tuple(wire.get("arguments", ()))
         if self.not_before is not None:
             wire["not_before"] = round(self.not_before.timestamp() * 1000)
+        if self.webhook_events is not None:
+            wire["webhook_events"] = tuple(dict.fromkeys(self.webhook_events))
         return JobSpec(**wire, **plan)
 
     def _legacy(self) -> LegacySync:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, get_origin, get_type_hints
 
+import gevent
 from flask import Flask, request
 from pydantic import BaseModel, ValidationError
 from spectree import Response, SpecTree, Tag
 from spectree.models import InType, SecureType, SecurityScheme, SecuritySchemeData
 from spectree.plugins.flask_plugin import FlaskPlugin
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 import kelpie
+from kelpie.http.context import services
 from kelpie.http.credentials import (
     KEY_HEADER,
     ORGANIZATION_HEADER,
@@ -29,11 +32,15 @@ ORGANIZATION_KEY_SCHEME = "OrganizationApiKey"
 ORGANIZATION_SCHEME = "Organization"
 PROJECT_SCHEME = "Project"
 NODE_SCHEME = "NodeIdentity"
+SLOWEST_BYTES_PER_S = 16 * 1024
+"""What a large body has time for, beside KELPIE_REQUEST_TIMEOUT_S."""
 
 JOBS = Tag(name="Jobs", description="Submit, see and cancel jobs.")
 WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, report its end.")
 USERS = Tag(name="Users", description="Users and their API keys.")
 SCALING = Tag(name="Scaling", description="How many nodes container groups have, and why.")
+EVENTS = Tag(name="Events", description="What happens to jobs, as a stream or page by page.")
+WEBHOOKS = Tag(name="Webhooks", description="What became of webhooks, and the secret that signs them.")
 HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
 
 
@@ -49,7 +56,7 @@ class StrictFlask(FlaskPlugin):
         # The base class passes 11 positional arguments about models and hooks, all of which the annotations
         # tell too; what views take from their path comes by name.
         del args
-        hints = get_type_hints(func)
+        hints = _hints(func)
         if query := hints.get("query"):
             kwargs["query"] = _model(query, _arguments(query))
         if headers := hints.get("headers"):
@@ -76,9 +83,22 @@ def _described(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+@cache  # views are as many as routes; reading their annotations anew took 4 % of a request
+def _hints(func: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(func)
+
+
+@cache
+def _lists(model: type[Query]) -> frozenset[str]:
+    """The fields of which a model takes a list."""
+    return frozenset(
+        name for name, field in model.model_fields.items() if get_origin(field.annotation) is list
+    )
+
+
 def _arguments(model: type[Query]) -> dict[str, Any]:
     """The query string; what the model takes a list of may be given several times."""
-    many = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is list}
+    many = _lists(model)
     given = request.args.to_dict(flat=False)
     return {name: values if name in many else values[0] for name, values in given.items()}
 
@@ -91,8 +111,8 @@ def _model(model: type[Query], values: dict[str, Any]) -> BaseModel:
 
 
 def _body(model: type[BaseModel]) -> BaseModel:
-    body = request.get_data(cache=False)
     limit = request.max_content_length
+    body = _read(request.content_length or limit or 0)
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks, so nobody knew; what we have of it ends at the limit
     if not body and issubclass(model, Body) and model.may_be_absent:
@@ -103,9 +123,16 @@ def _body(model: type[BaseModel]) -> BaseModel:
         raise invalid(error, batch=issubclass(model, BatchBody)) from None
 
 
+def _read(expected_bytes: int) -> bytes:
+    """The body, unless it comes too slowly: each that is being read holds a place and its memory."""
+    patience_s = services().settings.request_timeout_s + expected_bytes / SLOWEST_BYTES_PER_S
+    with gevent.Timeout(patience_s, RequestTimeout("The body came too slowly.")):
+        return request.get_data(cache=False)
+
+
 def replies(**models: Any) -> Response:
     """What a view answers: ``HTTP_200=Model`` …, and how it refuses."""
-    refusals = {f"HTTP_{status}": ErrorReply for status in (400, 401, 403, 503)}
+    refusals = {f"HTTP_{status}": ErrorReply for status in (400, 401, 403, 429, 503)}
     return Response(**(refusals | models))
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 
-from kelpie.job import JobStatus, Outcome
+from kelpie.job import JobStatus, Outcome, WebhookEvent
 from kelpie.store import Scope
 
 Time = Annotated[AwareDatetime, Field(description="ISO-8601 UTC with milliseconds and Z.")]
@@ -90,6 +90,7 @@ class JobReply(Reply):
     max_failures: int
     heartbeat_interval: Annotated[int, Field(description="Seconds.")]
     webhook: str | None
+    webhook_events: list[WebhookEvent] | None
     compression: bool
     sync: SyncReply | None
     input_bucket: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import resource
 import socket
@@ -18,7 +19,7 @@ from gevent import monkey
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 from kelpie.config import Settings
@@ -63,7 +64,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no ty
             "worker_connections": CONNECTIONS_PER_WORKER,
             "backlog": 4096,
             "keepalive": KEEPALIVE_S,
-            "graceful_timeout": self.settings.shutdown_grace_s,
+            "graceful_timeout": self.settings.shutdown_grace_s + math.ceil(self.settings.drain_delay_s),
             "control_socket_disable": True,
             "logger_class": StructuredLogger,
             "proc_name": "kelpie api",
@@ -104,18 +105,50 @@ class PollingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn publishes n
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: answer what is open and go. In a greenlet, because a signal handler must not block."""
-        super().handle_exit(sig, frame)
-        gevent.spawn(self._drain)
+        if getattr(self, "wsgi", None) is None:  # it has not begun to serve
+            super().handle_exit(sig, frame)
+        else:
+            gevent.spawn(self._leave, sig, frame)
 
-    def _drain(self) -> None:
-        services(self.wsgi).close_polls()
+    def _leave(self, sig: int, frame: Any) -> None:
+        parts = services(self.wsgi)
+        parts.announce_end()
+        gevent.sleep(parts.settings.drain_delay_s)
+        super().handle_exit(sig, frame)
+        parts.close_polls()
         for client in self._idle:
             _stop_reading(client)
+
+    def run(self) -> None:
+        """Serve until the end; what was counted until then is told."""
+        pulse = services(self.wsgi).pulse
+        pulse.start()
+        try:
+            super().run()
+        finally:
+            pulse.close()
+
+    def timeout_ctx(self) -> gevent.Timeout:
+        """How long the next request of this connection may take to come.
+
+        A connection that was used may idle. A new one has no reason to, and one that sends its first request
+        byte by byte would hold a place for ever.
+        """
+        here = gevent.getcurrent()
+        first = not getattr(here, "kelpie_asked", False)
+        here.kelpie_asked = True
+        settings = services(self.wsgi).settings
+        return gevent.Timeout(settings.request_timeout_s if first else self.cfg.keepalive, False)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """What is no HTTP never reaches the application: refuse it as JSON, as everything else."""
         del req, addr
-        if isinstance(exc, ParseException):
+        if isinstance(exc, LimitRequestLine):
+            status, title, message = "414 URI Too Long", "URI Too Long", "The first line is too long."
+        elif isinstance(exc, LimitRequestHeaders):
+            status, title = "431 Request Header Fields Too Large", "Request Header Fields Too Large"
+            message = "The request has too many headers, or one that is too long."
+        elif isinstance(exc, ParseException):
             status, title, message = "400 Bad Request", "Bad Request", "This is not an HTTP request."
         else:
             log.error("connection failed", exc_info=exc)

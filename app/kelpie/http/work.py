@@ -6,7 +6,9 @@ import secrets
 import uuid
 from typing import Any
 
+import structlog
 from flask import Blueprint, request
+from structlog.contextvars import bind_contextvars
 from werkzeug.exceptions import MethodNotAllowed
 
 from kelpie.http.auth import authenticate_worker, is_still_good
@@ -23,6 +25,8 @@ Answer = Any  # whatever Flask makes a response of
 work = Blueprint("work", __name__)
 work.before_request(authenticate_worker)
 
+log = structlog.get_logger(__name__)
+
 REFUSALS = {"HTTP_404": ErrorReply, "HTTP_409": ErrorReply}
 
 
@@ -33,6 +37,7 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
     if request.method == "HEAD":  # which Flask adds to every GET: nobody would read the lease
         raise MethodNotAllowed(["GET"])
     require_own(query.machine_id, query.container_group_id)
+    bind_contextvars(node=query.machine_id)
     client = request.environ.get("gunicorn.socket")
     leased = services().poller.poll(
         principal().user_id,
@@ -42,7 +47,10 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
         query.wait,
         is_there=lambda: is_connected(client) and is_still_good(),
     )
-    return [leased.to_wire()] if leased else []
+    if leased is None:
+        return []
+    log.info("job leased", job_id=leased.job.id, attempt=leased.job.attempt)
+    return [leased.to_wire()]
 
 
 @work.post("/jobs/<job_id>/heartbeat")
@@ -99,6 +107,7 @@ def released(job_id: str, json: ReportBody) -> Answer:
 def _holder(job_id: str, report: ReportBody) -> Holder:
     caller = principal()
     require_own(report.machine_id, report.container_group_id)
+    bind_contextvars(node=report.machine_id)
     lease = report.lease
     if caller.machine_id is not None and lease is not None:
         # With a lease shown, the store judges that alone. A node's identity acts on its own leases only, so

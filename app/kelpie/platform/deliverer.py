@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 
-import redis
 from rq import Worker
 from rq.serializers import JSONSerializer
 
 from kelpie.platform.startup import exit_codes, read_settings
 from kelpie.platform.tasks import QUEUE
+from kelpie.store.connection import make_plain_client
 
 PR_SET_PDEATHSIG = 1
 
@@ -30,7 +30,7 @@ def main(parent_pid: int) -> None:
     _end_with(parent_pid)
     with exit_codes("kelpie platform (deliverer)"):
         settings = read_settings()
-    connection = redis.Redis.from_url(settings.redis_url)
+        connection = make_plain_client(settings.deliveries_url)
     worker = Deliverer([QUEUE], connection=connection, serializer=JSONSerializer, maintenance_interval=60)
     worker.work(logging_level="WARNING")
 

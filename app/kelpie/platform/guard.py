@@ -24,7 +24,11 @@ Resolve = Callable[..., list[tuple[Any, ...]]]
 
 
 class RefusedError(Exception):
-    """This URL must not be called, now or later."""
+    """This URL must not be called, now or later. The text may be shown to users, ``detail`` is for logs."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class UnresolvedError(Exception):
@@ -67,12 +71,22 @@ def resolve(url: str, *, allow_private: bool, getaddrinfo: Resolve = socket.geta
     if not addresses:
         raise UnresolvedError(f"{parts.hostname} has no address")
     if not allow_private and (private := [address for address in addresses if not is_public(address)]):
+        # What our name server knows of our own network is nobody's business.
         raise RefusedError(
-            f"{parts.hostname} is {private[0]}, which is not a public address "
-            "(KELPIE_WEBHOOK_ALLOW_PRIVATE=true permits it)"
+            f"{parts.hostname} is not a public address (KELPIE_WEBHOOK_ALLOW_PRIVATE=true permits it)",
+            f"it is {private[0]}",
         )
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, parts.hostname, port, addresses, path)
+
+
+def receiver_of(url: str) -> str:
+    """The host and port that a URL names: deliveries to one receiver share its fate. Never raises."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.hostname or ''}:{parts.port or PORTS.get(parts.scheme, 0)}"
+    except ValueError:
+        return ""
 
 
 def is_public(address: str) -> bool:

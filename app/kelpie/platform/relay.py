@@ -1,4 +1,4 @@
-"""The relay: reads what scripts wrote into the event streams and queues what must be done about it.
+"""The relay: reads what scripts wrote into the event streams and queues the webhooks that it calls for.
 
 The place up to which a stream was read is kept in Redis and moves only after everything before it was queued.
 A relay that dies in between reads some events again; the name of a delivery is made of its event, so that it
@@ -11,25 +11,25 @@ import structlog
 from redis.exceptions import RedisError
 
 from kelpie.errors import NotFoundError, UnavailableError
-from kelpie.job import Job
-from kelpie.platform.tasks import Outbox
+from kelpie.job import WEBHOOK_EVENTS, Job, WebhookEvent
+from kelpie.platform.guard import receiver_of
 from kelpie.platform.webhooks import Message
-from kelpie.store import Event, EventType, Queue, Store
+from kelpie.store import Deliveries, Event, EventType, Queue, Store
 
 BATCH = 100
 
-WEBHOOK_EVENTS = frozenset({EventType.RUNNING, EventType.COMPLETED, EventType.FAILED})
-"""What a job's webhook is called for."""
+CALLED_FOR = frozenset(event.value for event in WebhookEvent)
+"""What a job may ask its webhook to be called for."""
 
 log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Moves events of all queues into the outbox."""
+    """Turns events of all queues into webhook deliveries."""
 
-    def __init__(self, store: Store, outbox: Outbox) -> None:
+    def __init__(self, store: Store, deliveries: Deliveries) -> None:
         self._store = store
-        self._outbox = outbox
+        self._deliveries = deliveries
 
     def tick(self) -> int:
         """Handle a batch of events of every queue; returns how many there were. Raises UnavailableError."""
@@ -49,15 +49,22 @@ class Relay:
         events = self._store.events.read(queue, cursor, BATCH)
         for event in events:
             self._handle(queue, event)
+        if purged := [event.job_id for event in events if event.type is EventType.PURGED]:
+            self._deliveries.forget(purged)
         if events:
             self._store.events.set_relay_cursor(queue, events[-1].id)
         return len(events)
 
     def _handle(self, queue: Queue, event: Event) -> None:
-        if event.type not in WEBHOOK_EVENTS:
+        if event.type.value not in CALLED_FOR:
             return
         job = self._job(event)
         if job is None or job.spec.webhook is None:
+            return
+        asked_for: tuple[str, ...] = (
+            WEBHOOK_EVENTS if job.spec.webhook_events is None else job.spec.webhook_events
+        )
+        if event.type.value not in asked_for:
             return
         message = Message(
             id=message_id(queue, event),
@@ -66,7 +73,16 @@ class Relay:
             machine_id=event.node,
             container_group_id=queue.container_group_id,
         )
-        if self._outbox.put(message, url=job.spec.webhook, user_id=queue.user_id):
+        queued = self._deliveries.put(
+            message.id,
+            user_id=queue.user_id,
+            job_id=event.job_id,
+            event=message.status,
+            url=job.spec.webhook,
+            receiver=receiver_of(job.spec.webhook),
+            body=message.body(),
+        )
+        if queued:
             log.debug("webhook queued", job_id=job.id, attempt=event.attempt, status=message.status)
 
     def _job(self, event: Event) -> Job | None:

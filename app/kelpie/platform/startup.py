@@ -60,10 +60,18 @@ def open_store(settings: Settings) -> Store:
 
 
 def _checked(settings: Settings) -> Store:
-    store = Store.connect(settings.redis_url, allow_volatile=settings.allow_volatile)
+    store = connect(settings)
     try:
-        store.check()
+        for warning in store.check():
+            log.warning("jobs are not as safe as they could be", reason=warning)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def connect(settings: Settings) -> Store:
+    """A store as the settings say, unchecked; connects when first used. Raises StartupError for a bad URL."""
+    return Store.connect(
+        settings.redis_url, allow_volatile=settings.allow_volatile, wait_replicas=settings.wait_replicas
+    )

@@ -9,20 +9,20 @@ import sys
 import time
 from types import FrameType
 
-import redis
 import structlog
 
 from kelpie.config import Settings
 from kelpie.errors import UnavailableError
 from kelpie.platform.autoscaler import Autoscaler
+from kelpie.platform.dispatcher import INTERVAL_S, Dispatcher
 from kelpie.platform.janitor import CHECK_INTERVAL_S, Janitor
-from kelpie.platform.promoter import INTERVAL_S, Promoter
 from kelpie.platform.reaper import Reaper
 from kelpie.platform.relay import Relay
-from kelpie.platform.tasks import Outbox
+from kelpie.platform.tasks import keeping
 from kelpie.platform.ticker import Ticker
 from kelpie.providers import make_provider
 from kelpie.store import Store
+from kelpie.store.connection import make_plain_client
 
 RELAY_INTERVAL_S = 0.25
 WATCH_INTERVAL_S = 0.25
@@ -35,22 +35,24 @@ log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Runs relay, reaper, promoter, autoscaler and deliverers until a signal asks for their end."""
+    """Runs relay, dispatcher, reaper, autoscaler, janitor and deliverers until a signal ends them."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
-        self._rq = redis.Redis.from_url(settings.redis_url, socket_timeout=REDIS_TIMEOUT_S)
-        self._promoter = Promoter(self._rq)
+        self._rq = make_plain_client(settings.deliveries_url, socket_timeout=REDIS_TIMEOUT_S)
         self._autoscaler = Autoscaler(
             store,
             make_provider(settings, store),
             interval_s=settings.autoscale_interval_s,
             cooldown_s=settings.autoscale_cooldown_s,
         )
-        outbox = Outbox(self._rq, timeout_s=settings.webhook_timeout_s)
+        deliveries = store.deliveries.keeping(keeping(settings))
+        dispatcher = Dispatcher(
+            deliveries, self._rq, workers=settings.webhook_workers, timeout_s=settings.webhook_timeout_s
+        )
         self._tickers = [
-            Ticker("relay", Relay(store, outbox).tick, RELAY_INTERVAL_S),
-            Ticker("promoter", self._promoter.tick, INTERVAL_S),
+            Ticker("relay", Relay(store, deliveries).tick, RELAY_INTERVAL_S),
+            Ticker("dispatcher", dispatcher.tick, INTERVAL_S),
             Ticker("reaper", Reaper(store).tick, settings.reap_interval_s),
             Ticker("autoscaler", self._autoscaler.tick, self._autoscaler.pulse_s),
         ]
@@ -91,10 +93,6 @@ class Supervisor:
             deliverer.ask_to_stop()
         for deliverer in self._deliverers:
             deliverer.stop(max(0.0, deadline - time.monotonic()))
-        try:
-            self._promoter.close()
-        except redis.RedisError:
-            log.warning("redis is away; the lock of the promoter ends by itself")
         try:
             self._autoscaler.close()
         except UnavailableError:

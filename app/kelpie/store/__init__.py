@@ -1,5 +1,8 @@
 """Everything that touches Redis. ``Store`` is the entrance; no other package sends a command about jobs."""
 
+from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
+from kelpie.store.events import PlacedEvent, Position
+from kelpie.store.hub import EventHub, Follower
 from kelpie.store.jobs import Filter, Page
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, Scope, User
@@ -8,11 +11,18 @@ from kelpie.store.store import Store
 __all__ = [
     "ADMIN_ID",
     "ApiKey",
+    "Deliveries",
+    "Delivery",
+    "DeliveryStatus",
     "Event",
+    "EventHub",
     "EventType",
     "Filter",
+    "Follower",
     "Page",
+    "PlacedEvent",
     "Poller",
+    "Position",
     "Principal",
     "Queue",
     "Scope",

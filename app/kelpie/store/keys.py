@@ -40,7 +40,8 @@ kelpie:{users}:organizations          hash    username → user id, a space and 
                                               while unknown), of users who stand for an organization
 kelpie:{users}:epoch                  string  how many users of organizations were deleted: what processes
                                               remember of organizations' keys is void when it changes
-kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret
+kelpie:{users}:user:<id>              hash    username, created (ms), webhook_secret; for a while after a
+                                              rotation also old_webhook_secret, old_webhook_secret_until (ms)
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
 kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
 kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
@@ -52,6 +53,21 @@ kelpie:{rules}:groups                 zset    container groups of the local prov
 kelpie:{rules}:group:<id>             hash    see GROUP_FIELDS
 kelpie:{rules}:reallocations:<id>     set     nodes of the group that its host is asked to replace
 kelpie:{rules}:autoscaler             string  the platform process that scales; TTL = seconds without a sign
+kelpie:{webhooks}:delivery:<id>       hash    see DELIVERY_FIELDS; TTL once it is settled
+kelpie:{webhooks}:of_user:<id>        zset    deliveries of a user by order of creation; TTL
+kelpie:{webhooks}:of_job:<id>         zset    deliveries about a job, likewise; TTL
+kelpie:{webhooks}:users               zset    users by the time of their next turn, ms
+kelpie:{webhooks}:lanes:<user>        zset    receivers (host and port) of a user, likewise
+kelpie:{webhooks}:due:<user>:<host>   zset    deliveries to one receiver by the time of their next try, ms
+kelpie:{webhooks}:health:<user>:<h>   hash    a receiver that fails: failures in a row; until when its lane
+                                              is closed, ms; TTL
+kelpie:{webhooks}:claimed             zset    deliveries that are being tried by the end of their claim, ms
+kelpie:{webhooks}:busy                hash    user → how many of these
+kelpie:{webhooks}:queued              hash    user → how many deliveries are not settled
+kelpie:{webhooks}:sequence            string  number of the last delivery
+kelpie:{metrics}:requests             hash    what all API processes have counted; see metrics.py
+kelpie:{metrics}:processes            hash    API process → number of its last report, open polls, time (s)
+kelpie:{limits}:<minute>              hash    what was spent of each rate limit; TTL 2 minutes
 ====================================  ======  ==============================================================
 
 ``{queue}`` is the number of the queue: short, because every job's keys begin with it.
@@ -153,6 +169,26 @@ KEY_FIELDS = {
     "last_used": "ms, written at most once a minute; absent: never",
 }
 
+DELIVERY_FIELDS = {
+    "status": "queued, delivered, failed, refused or dropped",
+    "user": "whose job it is about",
+    "job": "the job",
+    "event": "what happened",
+    "url": "where it goes",
+    "receiver": "host and port of that",
+    "body": "the JSON that is sent",
+    "order": "its number",
+    "created": "ms",
+    "ended": "when it was settled, ms",
+    "next_try": "ms",
+    "tries": "that have begun since it was queued or replayed; absent: 0",
+    "claim": "number of its last claim; absent: never claimed",
+    "begun": "the last claim whose try began",
+    "reported": "the last claim whose end was reported",
+    "attempts": "JSON: the last 50 tries, each {time in ms, code of the answer, error}",
+    "forget": "its job was deleted: it goes when it is settled",
+}
+
 SCHEMA = "kelpie:{registry}:schema"
 MIGRATION_LOCK = "kelpie:{registry}:migrating"
 QUEUE_NUMBERS = "kelpie:{registry}:queue_numbers"
@@ -160,10 +196,33 @@ QUEUE_NAMES = "kelpie:{registry}:queue_names"
 USER_NAMES = "kelpie:{users}:names"
 ORGANIZATIONS = "kelpie:{users}:organizations"
 USERS_EPOCH = "kelpie:{users}:epoch"
+REQUESTS = "kelpie:{metrics}:requests"
+PROCESSES = "kelpie:{metrics}:processes"
 API_KEY_PREFIX = "kelpie:{users}:key:"
 RULES = "kelpie:{rules}:rules"
 GROUPS = "kelpie:{rules}:groups"
 AUTOSCALER_LOCK = "kelpie:{rules}:autoscaler"
+DELIVERY_USERS = "kelpie:{webhooks}:users"
+
+
+def delivery(delivery_id: str) -> str:
+    """What is known of a webhook delivery."""
+    return f"kelpie:{{webhooks}}:delivery:{delivery_id}"
+
+
+def deliveries_of_user(user_id: str) -> str:
+    """The deliveries of a user."""
+    return f"kelpie:{{webhooks}}:of_user:{user_id}"
+
+
+def deliveries_of_job(job_id: str) -> str:
+    """The deliveries about a job."""
+    return f"kelpie:{{webhooks}}:of_job:{job_id}"
+
+
+def spent(minute: int) -> str:
+    """What was spent of each rate limit in a minute since 1970 UTC."""
+    return f"kelpie:{{limits}}:{minute}"
 
 
 def user_queues(user_id: str) -> str:
@@ -235,6 +294,7 @@ class QueueKeys:
         self.polls = f"{self.prefix}polls"
         self.counters = f"{self.prefix}counters"
         self.events = f"{self.prefix}events"
+        self.counters = f"{self.prefix}counters"
 
     def job(self, job_id: str) -> str:
         """The job's mutable state."""

@@ -14,7 +14,7 @@ import redis
 
 from kelpie.errors import InvalidInputError
 from kelpie.store.codec import text
-from kelpie.store.connection import translated
+from kelpie.store.connection import together, translated
 
 MAX_PAGE_SIZE = 1000
 MAX_DEPTH = 1_000_000
@@ -98,7 +98,7 @@ def read_after(
         behind = sources
         including = True  # another queue may have a job of the same µs
         while behind:
-            reading = client.pipeline(transaction=False)
+            reading = together(client)  # one moment, so that a job that changes status is not missed
             for source in behind:
                 reading.zrange(
                     source.key,

@@ -77,6 +77,11 @@ class Poller:
         finally:
             self._waiters.leave(waiter)
 
+    @property
+    def open_polls(self) -> int:
+        """How many polls wait now."""
+        return self._waiters.count()
+
     def close(self) -> None:
         """Ends the open polls with None at once, then the threads; returns within about a second."""
         self._closed.set()
@@ -97,9 +102,10 @@ class Poller:
         """Keeps the subscription up, whatever happens to the server."""
         backoff_s = 0.05
         while not self._closed.is_set():
-            client = make_subscriber(self._store.redis)
+            client = None
             try:
                 with translated():
+                    client = make_subscriber(self._store.redis)
                     subscription = client.pubsub()  # type: ignore[no-untyped-call]  # redis-py leaves it so
                     subscription.subscribe(keys.WAKE_CHANNEL)
                     while not self._closed.is_set():
@@ -111,7 +117,8 @@ class Poller:
                 self._closed.wait(backoff_s * (0.5 + random.random()))  # noqa: S311 - jitter
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
             finally:
-                client.connection_pool.disconnect()
+                if client is not None:
+                    client.connection_pool.disconnect()
 
     def _hear(self, message: dict[str, object]) -> None:
         if message["type"] == "subscribe":

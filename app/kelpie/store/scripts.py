@@ -17,9 +17,13 @@ import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from kelpie.errors import ConflictError, KelpieError, LeaseLostError, NotFoundError, UnavailableError
-from kelpie.store.connection import translated
+from kelpie.store.cluster import ClusterClient
+from kelpie.store.connection import is_cluster, translated
 
 PRELUDE = "prelude"
+
+WAIT_TIMEOUT_MS = 1000
+"""How long replicas are waited for."""
 
 QUEUE_SCRIPTS = (
     "submit",
@@ -47,6 +51,8 @@ PLAIN_SCRIPTS = (
     "touch_key",
     "revoke_key",
     "delete_user",
+    "read_job_events",
+    "rotate_webhook_secret",
     "create_rule",
     "update_rule",
     "delete_rule",
@@ -57,7 +63,21 @@ PLAIN_SCRIPTS = (
     "report_nodes",
     "take_lock",
     "free_lock",
+    "report_process",
+    "share_spending",
 )
+
+DELIVERY_PRELUDE = "deliveries_prelude"
+
+DELIVERY_SCRIPTS = (
+    "put_delivery",
+    "claim_deliveries",
+    "begin_delivery",
+    "finish_delivery",
+    "replay_delivery",
+    "forget_deliveries",
+)
+"""Scripts about webhook deliveries: their own prelude is prepended, KEYS is the key of the users' turns."""
 
 NOT_WHEN_FULL = frozenset({"submit"})
 """Refused once Redis has reached its maxmemory. All others may run then, so that jobs can go on and end."""
@@ -124,7 +144,7 @@ def load(name: str, *, shebang: bool = True, virtual_clock: bool = False) -> Scr
     """A script by its file name.
 
     ``shebang=False`` leaves out the flags line, for servers that cannot parse it. ``virtual_clock`` makes the
-    scripts of a queue read their time from the key ``kelpie:virtual_clock`` (in ms) where that exists.
+    scripts of a queue read their time from its key ``virtual_clock`` (in ms) where that exists.
     """
     body = read_lua(name)
     lines = []
@@ -133,6 +153,8 @@ def load(name: str, *, shebang: bool = True, virtual_clock: bool = False) -> Scr
     if name in QUEUE_SCRIPTS:
         lines.append(f"local VIRTUAL_CLOCK = {'true' if virtual_clock else 'false'}\n")
         lines.append(read_lua(PRELUDE))
+    if name in DELIVERY_SCRIPTS:
+        lines.append(read_lua(DELIVERY_PRELUDE))
     source = "".join((*lines, body))
     return Script(
         name=name,
@@ -146,37 +168,102 @@ def load(name: str, *, shebang: bool = True, virtual_clock: bool = False) -> Scr
 class Scripts:
     """Runs scripts on one server. All of them are idempotent, so the client may send them again."""
 
-    def __init__(self, client: redis.Redis, *, shebang: bool = True, virtual_clock: bool = False) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        shebang: bool = True,
+        virtual_clock: bool = False,
+        wait_replicas: int = 0,
+    ) -> None:
         self._client = client
         self._shebang = shebang
         self._virtual_clock = virtual_clock
+        self._wait_replicas = wait_replicas
 
     def _load(self, name: str) -> Script:
         return load(name, shebang=self._shebang, virtual_clock=self._virtual_clock)
+
+    @property
+    def can_run_together(self) -> bool:
+        """Whether :meth:`run_together` can: the queues of a cluster are on several servers."""
+        return not is_cluster(self._client)
 
     def run(self, name: str, keys: Sequence[str], /, **arguments: Argument) -> Any:
         """The answer of one script. Raises its refusal, or UnavailableError."""
         script = self._load(name)
         self._check_keys(script, keys)
-        encoded = script.encode(arguments)
+        encoded = (len(keys), *keys, *script.encode(arguments))
         with translated(), _refusals():
             try:
-                return self._client.evalsha(script.sha, len(keys), *keys, *encoded)
+                return self._ask(keys[0], "EVALSHA", script.sha, *encoded)
             except NoScriptError:
-                return self._client.eval(script.source, len(keys), *keys, *encoded)
+                return self._ask(keys[0], "EVAL", script.source, *encoded)
+
+    def _ask(self, key: str, *command: str | bytes | int) -> Any:
+        if not self._wait_replicas:
+            return self._send(*command)
+        answer, acknowledged = self._on_one_connection(key, command, self._wait)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:  # else nothing was changed that anybody is told of
+            self._check_replicas(acknowledged)
+        return answer
+
+    def _send(self, *command: str | bytes | int) -> Any:
+        client: Any = self._client  # redis-py leaves this without types
+        return client.execute_command(*command)
+
+    @property
+    def _wait(self) -> tuple[str | int, ...]:
+        return ("WAIT", self._wait_replicas, WAIT_TIMEOUT_MS)
+
+    def _on_one_connection(self, key: str, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
+        """Their answers, errors included: WAIT waits for what its own connection has written."""
+        if isinstance(self._client, ClusterClient):
+            return self._client.run_on_node_of(key, *commands)
+        sending = self._client.pipeline(transaction=False)
+        for command in commands:
+            sending.pipeline_execute_command(*command)
+        return sending.execute(raise_on_error=False)
+
+    def _check_replicas(self, acknowledged: Any) -> None:
+        if isinstance(acknowledged, Exception):
+            raise acknowledged
+        if acknowledged < self._wait_replicas:
+            raise UnavailableError(
+                f"{acknowledged} of {self._wait_replicas} replicas have confirmed this in time "
+                "(KELPIE_WAIT_REPLICAS); it may have happened, and can be sent again."
+            )
 
     def run_together(
         self, name: str, calls: Sequence[tuple[Sequence[str], Mapping[str, Argument]]]
     ) -> list[Any]:
-        """The answers of several calls of one script that run as one transaction: all or none."""
+        """The answers of several calls of one script that run as one transaction: all or none.
+
+        Not on a cluster; see :attr:`can_run_together`.
+        """
         script = self._load(name)
+        commands: list[tuple[str | bytes | int, ...]] = []
+        for keys, arguments in calls:
+            self._check_keys(script, keys)
+            commands.append(("EVALSHA", script.sha, len(keys), *keys, *script.encode(arguments)))
         with translated(), _refusals():
             self._client.script_load(script.source)  # a missing script would break the transaction
-            transaction = self._client.pipeline(transaction=True)
-            for keys, arguments in calls:
-                self._check_keys(script, keys)
-                transaction.evalsha(script.sha, len(keys), *keys, *script.encode(arguments))
-            return transaction.execute()
+            if not self._wait_replicas:
+                transaction = self._client.pipeline(transaction=True)
+                for command in commands:
+                    transaction.pipeline_execute_command(*command)
+                return transaction.execute()
+            # By hand, because WAIT must follow on the same connection, and would not wait inside.
+            *_, answers, acknowledged = self._on_one_connection(
+                calls[0][0][0], ("MULTI",), *commands, ("EXEC",), self._wait
+            )
+            for answer in answers if isinstance(answers, list) else [answers]:
+                if isinstance(answer, Exception):
+                    raise answer
+            self._check_replicas(acknowledged)
+            return list(answers)
 
     @staticmethod
     def _check_keys(script: Script, keys: Sequence[str]) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import redis
 
-from kelpie.store import connection, keys, migrations
+from kelpie.store import connection, keys, migrations, safety
 from kelpie.store.control import Control
+from kelpie.store.deliveries import Deliveries
 from kelpie.store.demand import Demands
 from kelpie.store.events import Events
 from kelpie.store.groups import Groups
 from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
+from kelpie.store.metrics import Metrics
 from kelpie.store.organizations import Organizations
 from kelpie.store.records import Queue
 from kelpie.store.rules import Rules
 from kelpie.store.scripts import Scripts
 from kelpie.store.submissions import Submissions
 from kelpie.store.users import Users
+from kelpie.store.webhook_secrets import WebhookSecrets
 
 
 class Store(Submissions, Control, Leases, Demands):
@@ -26,30 +29,48 @@ class Store(Submissions, Control, Leases, Demands):
     """
 
     def __init__(
-        self, client: redis.Redis, *, scripts: Scripts | None = None, allow_volatile: bool = False
+        self,
+        client: redis.Redis,
+        *,
+        scripts: Scripts | None = None,
+        allow_volatile: bool = False,
+        wait_replicas: int = 0,
     ) -> None:
-        super().__init__(client, scripts or Scripts(client))
+        super().__init__(client, scripts or Scripts(client, wait_replicas=wait_replicas))
         self._allow_volatile = allow_volatile
+        self._wait_replicas = wait_replicas
         self.users = Users(client, self._scripts)
         self.organizations = Organizations(client, self._scripts)
-        self.events = Events(client)
+        self.events = Events(client, self._scripts)
+        self.deliveries = Deliveries(client, self._scripts)
+        self.webhook_secrets = WebhookSecrets(client, self._scripts)
         self.rules = Rules(client, self._scripts)
         self.groups = Groups(client, self._scripts)
+        self.metrics = Metrics(client, self._scripts, self._registry)
 
     @classmethod
-    def connect(cls, url: str, *, allow_volatile: bool = False) -> Store:
-        """A store on the server at ``url``; connects when first used. Raises StartupError for a bad URL."""
-        return cls(connection.make_client(url), allow_volatile=allow_volatile)
+    def connect(cls, url: str, *, allow_volatile: bool = False, wait_replicas: int = 0) -> Store:
+        """A store on the server at ``url``; connects when first used. Raises StartupError for a bad URL.
 
-    def check(self) -> None:
-        """Raises StartupError when jobs would not be safe on this server; upgrades an older layout."""
-        connection.check_server(self.redis, allow_volatile=self._allow_volatile)
+        With ``wait_replicas`` nothing is acknowledged before that many replicas have it.
+        """
+        return cls(connection.make_client(url), allow_volatile=allow_volatile, wait_replicas=wait_replicas)
+
+    def check(self) -> tuple[str, ...]:
+        """Raises StartupError when jobs would not be safe on this server; returns what weakens them.
+
+        Upgrades an older layout.
+        """
+        warnings = safety.check_server(
+            self.redis, allow_volatile=self._allow_volatile, wait_replicas=self._wait_replicas
+        )
         lock = Lock(self._scripts, keys.MIGRATION_LOCK, ttl_s=migrations.LOCK_TTL_S)
         migrations.bring_up_to_date(self.redis, lock)
+        return warnings
 
     def close(self) -> None:
         """Closes every connection."""
-        self.redis.connection_pool.disconnect()
+        connection.close(self.redis)
 
     def autoscaler_lock(self, *, ttl_s: float) -> Lock:
         """What the one platform process that scales holds."""

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from kelpie.errors import ConflictError, InvalidInputError
+from kelpie.errors import ConflictError, InvalidInputError, UnavailableError
 from kelpie.job import MAX_BATCH, Job, JobSpec, JobStatus
 from kelpie.store import codec, keys
 from kelpie.store.connection import translated
@@ -61,7 +62,9 @@ class Submissions(Jobs):
         rows: dict[str, list[Row]] = defaultdict(list)
         for job_id, spec, data in zip(ids, specs, encoded, strict=True):
             rows[spec.container_group_id].append((job_id, spec.priority, data, _options(spec)))
-        answers = self._submit_rows([(places[group], jobs) for group, jobs in rows.items()])
+        answers = self._submit_rows(
+            [(places[group], jobs) for group, jobs in rows.items()], repeatable=idempotency_key is not None
+        )
         submitted = []
         for job_id, spec in zip(ids, specs, strict=True):
             created, known = answers[job_id]
@@ -92,11 +95,15 @@ class Submissions(Jobs):
         if bound not in (None, digest.encode()):
             raise ConflictError("Other jobs were submitted under this idempotency key; use a new one.")
 
-    def _submit_rows(self, batches: Sequence[tuple[Place, Sequence[Row]]]) -> dict[str, tuple[int, bool]]:
+    def _submit_rows(
+        self, batches: Sequence[tuple[Place, Sequence[Row]]], *, repeatable: bool
+    ) -> dict[str, tuple[int, bool]]:
         """When each job was created, and whether it existed before."""
         if len(batches) == 1:
             place, rows = batches[0]
             answers = [self._run("submit", place, jobs=rows)]
+        elif not self._scripts.can_run_together:
+            answers = self._submit_in_turn(batches, repeatable=repeatable)
         else:
             calls: list[tuple[Sequence[str], dict[str, Argument]]] = [
                 (place.meta, {"queue": place.queue.number, "jobs": rows}) for place, rows in batches
@@ -107,6 +114,27 @@ class Submissions(Jobs):
             for (_, rows), answer in zip(batches, answers, strict=True)
             for row, created, known in zip(rows, answer[::2], answer[1::2], strict=True)
         }
+
+    def _submit_in_turn(
+        self, batches: Sequence[tuple[Place, Sequence[Row]]], *, repeatable: bool
+    ) -> list[Any]:
+        """On a cluster no transaction spans several queues: what was added is taken back at a failure.
+
+        A node may lease a job before that; it then hears that the job is gone. What is on a server that
+        cannot be reached any more stays. A repeatable submit takes nothing back: its repeat adds the rest.
+        """
+        answers: list[Any] = []
+        try:
+            for place, rows in batches:
+                answers.append(self._run("submit", place, jobs=rows))
+        except BaseException:
+            maybe_added = [] if repeatable else batches[: len(answers) + 1]
+            for place, rows in maybe_added:
+                with suppress(UnavailableError):
+                    for row in rows:
+                        self._run("purge", place, id=row[0])
+            raise
+        return answers
 
 
 def _bits(user_id: str, key: str, index: int) -> int:

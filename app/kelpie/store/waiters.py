@@ -79,6 +79,11 @@ class Waiters:
         with self._lock:
             return list(self._lines)
 
+    def count(self) -> int:
+        """How many polls wait."""
+        with self._lock:
+            return sum(len(line) for line in self._lines.values())
+
     def _choose(self, queue: QueueName, count: int, wake: int) -> None:
         for waiter in self._lines.get(queue, ()):
             if count == 0 or waiter.asked >= wake:

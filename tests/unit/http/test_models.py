@@ -41,6 +41,7 @@ def test_every_key_reaches_the_definition() -> None:
             "max_failures": 5,
             "heartbeat_interval": 7,
             "webhook": "https://example.org/hook?x=1",
+            "webhook_events": ["canceled", "completed", "canceled"],
             "compression": True,
             "sync": {"before": [ENTRY], "during": [upload], "after": []},
             "priority": 9,
@@ -55,6 +56,7 @@ def test_every_key_reaches_the_definition() -> None:
         max_failures=5,
         heartbeat_interval=7,
         webhook="https://example.org/hook?x=1",
+        webhook_events=("canceled", "completed"),
         compression=True,
         sync=Sync(
             before=(SyncEntry("b", "p/", "/data", Direction.DOWNLOAD),),

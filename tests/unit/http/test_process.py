@@ -71,6 +71,16 @@ def test_a_redis_that_would_evict_jobs_is_refused(valkey: ValkeyServer) -> None:
     assert "noeviction" in ended.stderr
 
 
+def test_weak_persistence_is_warned_of_at_start(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.config_set("appendfsync", "everysec")
+        try:
+            with ApiServer(valkey.url, tmp_path) as server:
+                assert "appendfsync everysec" in server.log.read_text()
+        finally:
+            client.config_set("appendfsync", "always")
+
+
 def test_an_api_that_starts_before_redis_waits_for_it(tmp_path: Path) -> None:
     broker = ValkeyServer(tmp_path / "valkey")
     with broker:
@@ -122,14 +132,14 @@ def test_the_log_has_every_request_and_no_secret(server: ApiServer) -> None:
     user = server.new_user()
     job = user.submit(job_body(environment={"TOKEN": "hush-hush"}))
     request_id = "poll-0123456789abcdef"
-    path = f"/work?machine_id=node-secret&container_group_id={job['container_group_id']}"
+    path = f"/work?machine_id=node-7&container_group_id={job['container_group_id']}"
     [leased] = user.ok("GET", path, headers={"Idempotency-Key": request_id})
-    report = {"machine_id": "node-secret", "container_group_id": "g", "lease": leased["lease"]}
+    report = {"machine_id": "node-7", "container_group_id": "g", "lease": leased["lease"]}
     user.ok("POST", f"/jobs/{job['id']}/completed", json=report)
     wait_until(lambda: f"/jobs/{job['id']}/completed" in server.log.read_text(), "the request is logged")
     log = server.log.read_text()
     assert '"path": "/work"' in log
-    for secret in (user.key, server.admin_key, leased["lease"], request_id, "hush-hush", "node-secret"):
+    for secret in (user.key, server.admin_key, leased["lease"], request_id, "hush-hush"):
         assert secret not in log
 
 

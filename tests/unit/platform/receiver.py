@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +26,8 @@ class Receiver:
     port: int = 0
     statuses: list[int] = field(default_factory=lambda: [204])
     location: str | None = None
+    retry_after: str | None = None
+    before_answer: Callable[[], object] = lambda: None
     deliveries: list[Delivery] = field(default_factory=list)
 
 
@@ -39,10 +41,13 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             state.deliveries.append(Delivery(self.path, headers, body))
+            state.before_answer()
             status = state.statuses.pop(0) if len(state.statuses) > 1 else state.statuses[0]
             self.send_response(status)
             if state.location:
                 self.send_header("Location", state.location)
+            if state.retry_after:
+                self.send_header("Retry-After", state.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

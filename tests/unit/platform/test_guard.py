@@ -29,8 +29,10 @@ def answering(*addresses: str) -> guard.Resolve:
 )  # fmt: skip
 def test_addresses_that_are_not_on_the_internet_are_refused(address: str) -> None:
     assert not guard.is_public(address)
-    with pytest.raises(guard.RefusedError, match="not a public address"):
+    with pytest.raises(guard.RefusedError, match="not a public address") as refused:
         guard.resolve("https://example.org/", allow_private=False, getaddrinfo=answering(address))
+    assert address not in str(refused.value)
+    assert address in refused.value.detail
 
 
 @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808"])
@@ -86,3 +88,17 @@ def test_the_host_header_names_ports_and_brackets_only_when_needed() -> None:
     assert authority("https", "a.example", 443) == "a.example"
     assert authority("https", "a.example", 80) == "a.example:80"
     assert authority("http", "::1", 80) == "[::1]"
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://A.example/x?y", "a.example:443"),
+        ("http://a.example:8080", "a.example:8080"),
+        ("http://[::1]/", "::1:80"),
+        ("http://[::1", ""),
+        ("nonsense", ":0"),
+    ],
+)
+def test_a_receiver_is_a_host_and_a_port(url: str, receiver: str) -> None:
+    assert guard.receiver_of(url) == receiver

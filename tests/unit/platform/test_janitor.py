@@ -22,6 +22,7 @@ from kelpie.store.connection import make_client
 from kelpie.store.scripts import Scripts
 from tests.api import environment_without_kelpie
 from tests.factories import spec
+from tests.unit.store.conftest import set_virtual_clock
 from tests.waiting import wait_until
 
 START_MS = 1_800_000_000_000
@@ -40,7 +41,7 @@ class Kept:
     def wait_days(self, days: float) -> None:
         """Time passes, and nobody looks at any queue meanwhile."""
         self.now += int(days * DAY_MS)
-        self.redis.set("kelpie:virtual_clock", self.now)
+        set_virtual_clock(self.redis, self.now)
 
     def submit(self, count: int = 1, user: User | None = None, group: str = "g") -> list[Job]:
         owner = self.user if user is None else user

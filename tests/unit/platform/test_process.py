@@ -25,13 +25,14 @@ class PlatformProcess(Server):
 
     name = "platform"
 
-    def __init__(self, redis_url: str, directory: Path) -> None:
+    def __init__(self, redis_url: str, directory: Path, **settings: str) -> None:
         super().__init__(directory)
         self.redis_url = redis_url
+        self.settings = settings
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         environment = {"KELPIE_REDIS_URL": self.redis_url, "KELPIE_WEBHOOK_ALLOW_PRIVATE": "true"}
-        return [sys.executable, "-m", "kelpie.cli", "platform"], environment
+        return [sys.executable, "-m", "kelpie.cli", "platform"], environment | self.settings
 
     def is_ready(self) -> bool:
         return self.log.exists() and "platform is running" in self.log.read_text()

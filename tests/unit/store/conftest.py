@@ -19,6 +19,15 @@ from tests.factories import GROUP, spec
 USER = "11111111-1111-4111-8111-111111111111"
 OTHER_USER = "22222222-2222-4222-8222-222222222222"
 START_MS = 1_800_000_000_000
+MAX_QUEUES = 10
+
+
+def set_virtual_clock(client: redis.Redis, now: int) -> None:
+    """Sets the clock of every queue that a test may have, each where the queue is."""
+    setting = client.pipeline(transaction=False)
+    for number in range(1, MAX_QUEUES + 1):
+        setting.set(f"{QueueKeys(number).prefix}virtual_clock", now)
+    setting.execute()
 
 
 class StoreUnderTest:
@@ -39,7 +48,7 @@ class StoreUnderTest:
         return QueueKeys(1 if queue is None else queue.number)
 
     def set_clock(self) -> None:
-        self.redis.set("kelpie:virtual_clock", self.now)
+        set_virtual_clock(self.redis, self.now)
 
     def jump(self, ms: int) -> None:
         """The server's time jumps, as a suspended or wrongly set machine's does."""

@@ -11,9 +11,19 @@ import pytest
 from kelpie.errors import ConflictError, LeaseLostError, NotFoundError
 from kelpie.store import keys, scripts
 from kelpie.store.ids import new_job_id, queue_number_of
-from kelpie.store.scripts import LEASE_LOST, PLAIN_SCRIPTS, PRELUDE, QUEUE_SCRIPTS, load, read_lua, refusal_of
+from kelpie.store.scripts import (
+    DELIVERY_PRELUDE,
+    DELIVERY_SCRIPTS,
+    LEASE_LOST,
+    PLAIN_SCRIPTS,
+    PRELUDE,
+    QUEUE_SCRIPTS,
+    load,
+    read_lua,
+    refusal_of,
+)
 
-ALL = QUEUE_SCRIPTS + PLAIN_SCRIPTS
+ALL = QUEUE_SCRIPTS + PLAIN_SCRIPTS + DELIVERY_SCRIPTS
 
 
 def callers_source() -> str:
@@ -29,7 +39,7 @@ def code_of(name: str) -> str:
 
 def test_every_script_file_is_known() -> None:
     files = {path.name for path in resources.files("kelpie.store").joinpath("lua").iterdir()}
-    assert files == {f"{name}.lua" for name in (*ALL, PRELUDE)}
+    assert files == {f"{name}.lua" for name in (*ALL, PRELUDE, DELIVERY_PRELUDE)}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -124,6 +134,27 @@ def test_every_key_is_described() -> None:
     for name in re.findall(r"PREFIX \.\. '([\w]+)", read_lua(PRELUDE)):
         if name != "virtual_clock":
             assert f"kelpie:{{queue}}:{name}" in (keys.__doc__ or "")
+
+
+def test_every_key_and_field_of_a_delivery_is_described() -> None:
+    text = read_lua(DELIVERY_PRELUDE)
+    for name in re.findall(r"ROOT \.\. '(\w+)", text):
+        assert f"kelpie:{{webhooks}}:{name}" in (keys.__doc__ or "")
+    root = keys.DELIVERY_USERS.removesuffix("users")
+    for name, key in {
+        "delivery:": keys.delivery("x"),
+        "of_user:": keys.deliveries_of_user("x"),
+        "of_job:": keys.deliveries_of_job("x"),
+    }.items():
+        assert f"ROOT .. '{name}' .." in text
+        assert key == f"{root}{name}x"
+    written = set()
+    for name in (*DELIVERY_SCRIPTS, DELIVERY_PRELUDE):
+        for call in re.findall(
+            r"'H(?:SET|INCRBY)', delivery_key\(.*?\), (.*?)\)$", code_of(name), re.M | re.S
+        ):
+            written |= set(re.findall(r"(?:^|,\s)\s*'(\w+)'", call)) - {"queued"}
+    assert written == set(keys.DELIVERY_FIELDS)
 
 
 def test_every_field_of_a_job_that_scripts_write_is_described() -> None:

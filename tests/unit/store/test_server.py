@@ -12,7 +12,7 @@ import redis
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError, UnavailableError
 from kelpie.job import JobStatus, Lease, Outcome
-from kelpie.store import Filter, Store
+from kelpie.store import Filter, Poller, Store
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import USER, holder_of
 from tests.waiting import wait_until
@@ -79,6 +79,18 @@ def test_a_safe_server_passes_the_check(real_store: Store) -> None:
     real_store.check()
 
 
+@pytest.mark.parametrize(("fsync", "lost"), [("everysec", "two seconds"), ("no", "30 seconds")])
+def test_weak_persistence_is_warned_of(real_store: Store, fsync: str, lost: str) -> None:
+    assert real_store.check() == ()
+    real_store.redis.config_set("appendfsync", fsync)
+    try:
+        (warning,) = real_store.check()
+    finally:
+        real_store.redis.config_set("appendfsync", "always")
+    assert lost in warning
+    assert f"appendfsync {fsync}" in warning
+
+
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_evicts_is_refused(valkey: Any, real_store: Store, policy: str) -> None:
     real_store.redis.config_set("maxmemory-policy", policy)
@@ -94,13 +106,35 @@ def test_a_server_that_keeps_nothing_is_refused_unless_allowed_by_name(tmp_path:
         store.redis.config_set("appendonly", "no")
         with pytest.raises(StartupError, match="appendonly"):
             store.check()
-        Store.connect(server.url, allow_volatile=True).check()
+        (warning,) = Store.connect(server.url, allow_volatile=True).check()
+        assert "every job is lost" in warning
         store.close()
 
 
 def test_a_malformed_url_is_refused() -> None:
     with pytest.raises(StartupError):
         Store.connect("http://localhost")
+
+
+def test_a_server_on_a_unix_socket_serves_scripts_and_wakes_polls(tmp_path: Path) -> None:
+    class OnSocket(ValkeyServer):
+        def prepare(self) -> tuple[list[str], dict[str, str]]:
+            argv, environment = super().prepare()
+            return [*argv, "--unixsocket", str(tmp_path / "socket")], environment
+
+    with OnSocket(tmp_path / "valkey") as server:
+        store = Store.connect(f"unix://:{server.password}@{tmp_path}/socket")
+        assert store.check() == ()
+        poller = Poller(store)
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(poller.poll, USER, GROUP, "node-1", "r" * 16, 60)
+            wait_until(lambda: poller.open_polls == 1, "the poll waits")
+            (job,) = store.submit(USER, [spec()])
+            lease = waiting.result(20)
+        assert lease is not None
+        assert lease.job.id == job.id
+        poller.close()
+        store.close()
 
 
 def test_a_server_that_is_away_is_unavailable_and_back_when_it_is_back(tmp_path: Path) -> None:
@@ -146,6 +180,11 @@ def test_a_loading_server_is_unavailable(real_store: Store, monkeypatch: pytest.
         redis.exceptions.ResponseError("BUSY Redis is busy running a script"),
         redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"),
         redis.exceptions.TimeoutError("Timeout reading from socket"),
+        redis.exceptions.ResponseError("Command # 1 (GET x) of pipeline caused error: BUSY running a script"),
+        redis.exceptions.ClusterDownError(
+            "Command # 1 (GET x) of pipeline caused error: The cluster is down"
+        ),
+        redis.exceptions.RedisClusterException("Redis Cluster cannot be connected"),
     ):
 
         def fail(*_: object, error: Exception = error) -> None:

@@ -45,7 +45,7 @@ local function read_clock()
   local time = redis.call('TIME')
   wall_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
   if VIRTUAL_CLOCK then
-    local virtual_ms = redis.call('GET', 'kelpie:virtual_clock')
+    local virtual_ms = redis.call('GET', PREFIX .. 'virtual_clock')
     if virtual_ms then wall_us = tonumber(virtual_ms) * 1000 end
   end
   wall = math.floor(wall_us / 1000)
