@@ -109,7 +109,7 @@ BROKEN = {
 }
 """By what goes wrong: script, text, and what stands in its place."""
 
-RARE = {"a poll that is repeated late revives a lease of old": 203, "a job on hold is leased": 51}
+RARE = {"a poll that is repeated late revives a lease of old": 31, "a job on hold is leased": 18}
 """Seeds that are known to bring about what few do. When they no longer do, the search takes longer."""
 
 
