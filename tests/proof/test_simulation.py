@@ -13,6 +13,8 @@ from tests.proof.harness import Disagreement
 from tests.proof.simulation import Totals, restarting, run_seed
 from tests.proof.virtual import Client, make_client
 
+pytestmark = pytest.mark.timeout(600)  # many seeds on a machine that may be busy
+
 SEEDS = 1000
 PARTS = 4
 RESTARTS = 12
