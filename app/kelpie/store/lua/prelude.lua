@@ -294,7 +294,8 @@ local function count_failure(job, event, node)
   local backoff_ms = tonumber(job.f.retry_backoff_ms or '0')
   if backoff_ms > 0 then
     local pause_ms = math.min(backoff_ms * 2 ^ math.min(job.failures - 1, 30), MAX_BACKOFF_MS)
-    put(job, 'due', int(wall + pause_ms))
+    -- A user may report by hand on a job that waits for a later time still.
+    put(job, 'due', int(math.max(wall + pause_ms, tonumber(job.f.due or '0'))))
   end
   park(job)
   emit(job, event, node)
