@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from kelpie.secrets import masked_environment, masked_text
+from kelpie.secrets import MASK, holds_token, masked_environment
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 """The levels that :func:`configure` takes, in rising order."""
@@ -67,14 +67,14 @@ def configure(level: str = "info") -> None:
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor that hides secrets, the net below careful callers.
 
-    It hides the values of :data:`SECRET_KEYS`, texts that look like a secret or hold one, and the secrets of
-    an ``environment``.
+    It hides the values of :data:`SECRET_KEYS`, texts that hold what :func:`scrub` cannot cut out of them, and
+    the secrets of an ``environment``.
     """
     for name, value in event.items():
         if name in SECRET_KEYS:
             event[name] = "[redacted]"
-        elif isinstance(value, str):
-            event[name] = masked_text(value)
+        elif isinstance(value, str) and holds_token(_hidden(value)):
+            event[name] = MASK
         elif name == "environment" and isinstance(value, Mapping):
             event[name] = masked_environment(value)
     return event
@@ -82,7 +82,11 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 
 def scrub(_logger: Any, _method: str, line: Any) -> str:
     """The last processor: hides secrets inside texts. An error may show the URL that it could not reach."""
-    return _SECRETS.sub("[redacted]", line)
+    return _hidden(line)
+
+
+def _hidden(text: str) -> str:
+    return _SECRETS.sub("[redacted]", text)
 
 
 def _rendering(*, human: bool) -> list[structlog.typing.Processor]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 MASK = "[masked]"
@@ -75,6 +76,9 @@ _VALUES = re.compile(
     re.VERBOSE,
 )
 
+_OPTION = re.compile(r"--?[A-Za-z][\w.-]*\Z")
+"""An option whose value is the next argument: --password hunter2."""
+
 _ADDRESS_ENDS = re.compile(r"[\s\"'<>]+")
 
 
@@ -97,7 +101,12 @@ def is_secret_name(name: str) -> bool:
 
 def is_secret_value(text: str) -> bool:
     """Whether the text holds something that looks like a secret: a key, a token, a URL with a password."""
-    return _VALUES.search(text) is not None or _holds_password(text)
+    return holds_token(text) or _holds_password(text)
+
+
+def holds_token(text: str) -> bool:
+    """Whether the text holds something that looks like a key or a token."""
+    return _VALUES.search(text) is not None
 
 
 def masked_text(text: str) -> str:
@@ -110,13 +119,22 @@ def masked_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: MASK if is_secret(name, value) else value for name, value in environment.items()}
 
 
+def masked_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments, those with the mask that hold a secret or are the value of an option whose name says so."""
+    shown = [masked_text(argument) for argument in arguments]
+    for place, (option, value) in enumerate(pairwise(arguments), 1):
+        if _OPTION.match(option) and not _OPTION.match(value) and is_secret(option, value):
+            shown[place] = MASK
+    return shown
+
+
 def masked_job(wire: Mapping[str, Any]) -> dict[str, Any]:
     """A job as the API describes it (``Job.to_wire``), without the secrets of its definition."""
     webhook = wire["webhook"]
     return {
         **wire,
         "command": masked_text(wire["command"]),
-        "arguments": [masked_text(argument) for argument in wire["arguments"]],
+        "arguments": masked_arguments(wire["arguments"]),
         "environment": masked_environment(wire["environment"]),
         "webhook": None if webhook is None else masked_text(webhook),
     }

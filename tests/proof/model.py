@@ -609,7 +609,7 @@ class Model:
         if job.failures < job.max_failures:
             if job.retry_backoff_ms:
                 pause_ms = min(job.retry_backoff_ms * 2 ** (job.failures - 1), MAX_BACKOFF_MS)
-                job.due = self.clock.now + pause_ms
+                job.due = max(self.clock.now + pause_ms, job.due or 0)
             self._settle(job)
             self._emit(outcome.value, job, node)
             return

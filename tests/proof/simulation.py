@@ -32,11 +32,11 @@ from unittest.mock import patch
 
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
-from kelpie.job import WEBHOOK_EVENTS, Holder, JobStatus, Lease, Outcome
+from kelpie.job import Holder, JobStatus, Lease, Outcome
 from kelpie.platform import relay as relay_module
 from kelpie.platform.relay import Relay
 from kelpie.store import Store
-from tests.proof.harness import Harness
+from tests.proof.harness import USER, Harness
 from tests.proof.virtual import Client, make_client, seeded
 from tests.proof.witness import Witness
 
@@ -94,26 +94,36 @@ def faults_of(draw: random.Random) -> Faults:
     )
 
 
-class Outbox:
-    """The relay's deliveries in memory: what is put twice under one name is kept once, as in the store."""
+class ShakyDeliveries:
+    """The store's deliveries over a connection that breaks now and then, before or after the fact."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.told: dict[str, tuple[str, str]] = {}  # delivery → job, event
+        self._real = world.store.deliveries
 
-    def put(self, delivery_id: str, *, job_id: str, event: str, **_: str) -> bool:
-        """Keeps a delivery. Raises UnavailableError now and then, sometimes although it was kept."""
+    def put(self, delivery_id: str, **about: str) -> bool:
+        """Queues a delivery. Raises UnavailableError now and then, sometimes although it was queued."""
         trouble = self._world.chance(self._world.faults.relay_trouble)
         if trouble and self._world.chance(0.5):
-            raise UnavailableError("the connection was lost before the delivery was kept")
-        new = delivery_id not in self.told
-        self.told.setdefault(delivery_id, (job_id, event))
+            raise UnavailableError("the connection was lost before the delivery was queued")
+        new = self._real.put(delivery_id, **about)
         if trouble:
-            raise UnavailableError("the connection was lost after the delivery was kept")
+            raise UnavailableError("the connection was lost after the delivery was queued")
         return new
 
     def forget(self, job_ids: Sequence[str]) -> None:
-        """Deliveries about deleted jobs may go; the witness allows for both."""
+        """Deletes what is queued about jobs that are deleted."""
+        self._real.forget(job_ids)
+
+    def told(self) -> list[tuple[str, str]]:
+        """Job and event of every delivery."""
+        found: list[tuple[str, str]] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = self._real.page(user_id=USER, cursor=cursor, page_size=1000)
+            found += [(delivery.job_id, delivery.event) for delivery in page]
+            if cursor is None:
+                return found
 
 
 @dataclass
@@ -127,7 +137,7 @@ class Node:
     cut_until: int = 0
     lease: Lease | None = None
     done: int = 0  # units of the job that it runs
-    draining: bool = False
+    asked: int = 0  # counts its polls: only the reply to the last one is waited for
 
     def holder(self, lease: Lease) -> Holder:
         """How it shows itself."""
@@ -167,14 +177,15 @@ class World:
         self.harness = Harness(client, groups=[GROUP], nodes=names, mutated=mutated, compares=compares)
         self.store: Store = self.harness.store
         self.witness = Witness()
-        self.outbox = Outbox(self)
-        self.relay = Relay(self.store, self.outbox)  # type: ignore[arg-type] - it needs no more than put and forget
+        self.deliveries = ShakyDeliveries(self)
+        self.relay = Relay(self.store, self.deliveries)  # type: ignore[arg-type] - it needs no more
         self.units: dict[str, int] = {}  # how much work each job is
         self.bucket: Counter[str] = Counter()  # units that a job's checkpoint holds
         self.now = 0
         self.calm = False
         self.messages = 0
         self.restarts = 0
+        self.webhooks = 0
         self._restart = restart
         self._client = client
         self._events: list[Event] = []
@@ -282,7 +293,7 @@ class World:
     def start(self, node: Node) -> None:
         """A node begins anew, without memory."""
         node.life += 1
-        node.lease, node.draining = None, False
+        node.lease = None
         self.say(node.name, "starts")
         self.poll(node)
 
@@ -337,7 +348,8 @@ class World:
         self._poll(node, f"request-{next(self._requests)}")
 
     def _poll(self, node: Node, request_id: str) -> None:
-        answered = False
+        node.asked += 1
+        number = node.asked
 
         def ask() -> Lease | None:
             name = f"once-{next(self._requests)}" if node.old else request_id
@@ -348,17 +360,16 @@ class World:
             return lease
 
         def on_reply(lease: Lease | None) -> None:
-            nonlocal answered
-            if answered or node.lease is not None:
-                return
-            answered = True
+            if node.asked != number:
+                return  # it has given up waiting for this reply
+            node.asked += 1
             if lease is None:
                 self.later(node, self.around(3000), lambda: self.poll(node))
             else:
                 self.run_job(node, lease)
 
         def again() -> None:
-            if not answered and node.lease is None:
+            if node.asked == number:
                 self._poll(node, request_id)
 
         self.send(node, ask, on_reply)
@@ -453,6 +464,7 @@ class World:
             "heartbeat_interval": INTERVAL_S,
             "priority": self.draw.choice((0, 0, 5)),
             "webhook": self.draw.choice((None, HOOK, HOOK)),
+            "webhook_events": self.draw.choice((None, None, ("interrupted", "canceled", "completed"))),
             "retry_backoff_s": self.draw.choice((0, 0, 0, 2)),
             "max_runtime_s": self.draw.choice((None, None, None, 6)),
         }
@@ -531,14 +543,14 @@ class World:
             node.cut_until = min(node.cut_until, self.now)
         for node in self.fresh:
             self.start(node)
+        self.user_helps()
+        self.every(60_000, self.user_helps)
+
+    def user_helps(self) -> None:
+        """An owner ends his holds, and gives a job that is banned everywhere another chance."""
         for job_id in self.unfinished():
             self.serve(lambda job_id=job_id: self.harness.resume(job_id))
             self.witness.held(job_id, None, on=False)
-        self.every(60_000, self.user_unbans)
-
-    def user_unbans(self) -> None:
-        """A job that runs for too long everywhere is banned everywhere: its owner gives it another chance."""
-        for job_id in self.unfinished():
             reply = self.serve(lambda job_id=job_id: self.harness.unban(job_id, None))
             self.witness.unbanned(job_id, reply)
 
@@ -557,7 +569,9 @@ class World:
         self.faults.relay_trouble = 0.0
         while self.relay.tick():
             pass
-        self.witness.verify(self.store, list(self.outbox.told.values()), WEBHOOK_EVENTS)
+        told = self.deliveries.told()
+        self.webhooks = len(told)
+        self.witness.verify(self.store, told)
         for status, count in Counter(self.witness.statuses(self.store).values()).items():
             self.say(count, status)
 
@@ -575,7 +589,7 @@ class Totals:
         self.seeds += 1
         self.messages += world.messages
         self.story += world.witness.counts
-        self.story["webhooks"] += len(world.outbox.told)
+        self.story["webhooks"] += world.webhooks
         self.story["restarts"] += world.restarts
 
     def __str__(self) -> str:

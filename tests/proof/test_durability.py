@@ -11,6 +11,8 @@ import pytest
 
 from tests.proof.durability import run
 
+pytestmark = pytest.mark.timeout(600)  # many seeds on a machine that may be busy
+
 ROUNDS = 50
 
 

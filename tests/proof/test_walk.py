@@ -11,6 +11,8 @@ from tests.proof.harness import Disagreement
 from tests.proof.virtual import Client
 from tests.proof.walk import COMMANDS, STEPS, explain, plan_of, run_plan, run_seed, shrink
 
+pytestmark = pytest.mark.timeout(600)  # many seeds on a machine that may be busy
+
 SEEDS = 400
 PARTS = 4
 

@@ -7,12 +7,12 @@ of the protocol at that moment; :meth:`Witness.verify` compares all of it with w
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kelpie.errors import NotFoundError
-from kelpie.job import FAILURES, Holder, Job, JobStatus, Lease, Outcome, WebhookEvent
+from kelpie.job import FAILURES, WEBHOOK_EVENTS, Holder, Job, JobStatus, Lease, Outcome
 from kelpie.store import Event, EventType, Store
 
 LEAVES_THE_LEASE = frozenset({EventType.HELD, EventType.RESUMED, EventType.UNBANNED})
@@ -217,23 +217,21 @@ class Witness:
         """How the jobs that were not purged stand."""
         return {job_id: store.get(job_id).status for job_id, seen in self.jobs.items() if not seen.purged}
 
-    def verify(
-        self, store: Store, delivered: Sequence[tuple[str, str]], told_of: Collection[WebhookEvent]
-    ) -> None:
+    def verify(self, store: Store, delivered: Sequence[tuple[str, str]]) -> None:
         """Compares everything with what the store says in the end. Raises AssertionError.
 
-        ``delivered``: the job and the event of each webhook.
+        ``delivered``: job and event of each webhook.
         """
         events = self._events(store)
         hooks = Counter(delivered)
-        names = {event.value for event in told_of}
         for job_id, seen in self.jobs.items():
             history = events.pop(job_id)
             self._verify_events(seen, history)
+            asked_for = seen.job.spec.webhook_events or WEBHOOK_EVENTS
             wanted = Counter(
                 (job_id, event.type.value)
                 for event in history
-                if event.type.value in names and seen.job.spec.webhook is not None
+                if event.type in asked_for and seen.job.spec.webhook is not None
             )
             found = Counter({key: count for key, count in hooks.items() if key[0] == job_id})
             if seen.purged:  # whoever deletes a job hears no more of it

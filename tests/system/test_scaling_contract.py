@@ -331,6 +331,16 @@ def test_the_admin_sees_changes_and_deletes_everybodys_rules(
     assert api.ok("GET", RULES) == {"_count": 0, "rules": []}
 
 
+def test_with_a_user_end_his_rules_and_another_may_scale_the_group(
+    api: ApiUser, admin: ApiUser, api_server: ApiServer, group: str
+) -> None:
+    rule_of(api, group)
+    kept = rule_of(api_server.new_user(), register(admin))
+    assert admin.request("DELETE", f"/users/{api.user_id}")[0] == 204
+    assert admin.ok("GET", RULES)["rules"] == [kept]
+    assert rule_of(api_server.new_user(), group)["container_group_id"] == group
+
+
 # ---- decisions
 
 

@@ -14,6 +14,7 @@ from kelpie.secrets import (
     MASK,
     is_secret_name,
     is_secret_value,
+    masked_arguments,
     masked_environment,
     masked_job,
     masked_text,
@@ -209,7 +210,7 @@ def test_of_a_job_only_what_may_hold_secrets_is_touched() -> None:
     wire = spec.to_wire()
     assert masked_job(wire) == wire | {
         "command": MASK,
-        "arguments": ["--seed", "7", MASK, "--password", "by name only"],
+        "arguments": ["--seed", "7", MASK, "--password", MASK],
         "environment": {"API_KEY": MASK, "STEPS": "7"},
         "webhook": MASK,
     }
@@ -217,11 +218,30 @@ def test_of_a_job_only_what_may_hold_secrets_is_touched() -> None:
     assert masked_job(legacy) == legacy
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--password", "hunter2"], ["--password", MASK]),
+        (["-v", "--api-key", "abc", "run"], ["-v", "--api-key", MASK, "run"]),
+        (["-token", "x y"], ["-token", MASK]),
+        (["--password", "-hunter2!"], ["--password", MASK]),
+        (["--secret", "--verbose"], ["--secret", "--verbose"]),  # an option without a value
+        (["--token-file", "x", "--tokenizer", "bert"], ["--token-file", MASK, "--tokenizer", "bert"]),
+        (["password", "hunter2"], ["password", "hunter2"]),  # no option
+        (["--output", "a", "--password"], ["--output", "a", "--password"]),
+        (["--password", ""], ["--password", ""]),
+        ([], []),
+    ],
+)
+def test_the_value_of_an_option_is_judged_by_its_name(arguments: list[str], shown: list[str]) -> None:
+    assert masked_arguments(arguments) == shown
+
+
 def test_logs_hold_no_secrets() -> None:
     event = {
         "event": "job leased",
         "token": "abc",
-        "command": f"curl {SECRET_VALUES[-3]}",
+        "command": "curl -u AKIAIOSFODNN7EXAMPLE",
         "environment": {"API_KEY": "abc", "STEPS": "7"},
         "attempt": 3,
     }

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kelpie.cli import exit_codes
-from kelpie.errors import InvalidInputError, KelpieError
+from kelpie.errors import KelpieError
 
 
 class _Entry(NamedTuple):
@@ -129,14 +129,9 @@ def _run(argv: list[str]) -> int:
 
 
 def _explain(error: KelpieError) -> int:
-    from kelpie.cli.output import LONGEST_MESSAGE, safe
+    from kelpie.cli.output import explain
 
-    index = error.index if isinstance(error, InvalidInputError) else None
-    where = "" if index is None else f" (job {index} of the batch, counted from 0)"
-    click.echo(f"kelpie: {safe(str(error), multiline=True, longest=LONGEST_MESSAGE)}{where}", err=True)
-    if isinstance(error, InvalidInputError):
-        for path, message in error.errors:
-            click.echo(f"  {safe(path)}: {safe(message)}", err=True)
+    explain(error)
     return exit_codes.code_of(error)
 
 

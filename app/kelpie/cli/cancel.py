@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from kelpie.cli import exit_codes
+from kelpie.cli.each import each
 from kelpie.cli.options import json_option, url_option
 from kelpie.cli.output import print_json, safe
 from kelpie.client import Client
@@ -23,7 +24,7 @@ Examples:
 @click.option("--queue", metavar="NAME", help="Every live job of this queue.")
 @json_option
 @url_option
-def command(*, job_ids: tuple[str, ...], queue: str | None, as_json: bool, url: str | None) -> None:
+def command(*, job_ids: tuple[str, ...], queue: str | None, as_json: bool, url: str | None) -> int:
     """End jobs: a running one is stopped on its node at its next heartbeat. The records stay."""
     if bool(job_ids) == bool(queue):
         raise click.UsageError("give job ids, or --queue NAME")
@@ -34,10 +35,15 @@ def command(*, job_ids: tuple[str, ...], queue: str | None, as_json: bool, url: 
                 print_json({"count": count})
             else:
                 click.echo(f"{count} jobs removed or canceled")
-            return
-        for job_id in job_ids:
+            return exit_codes.OK
+
+        def one(job_id: str) -> str:
             client.cancel(job_id)
             if not as_json:
                 click.echo(f"{safe(job_id)} canceled")
+            return job_id
+
+        done, code = each(job_ids, one)
     if as_json:
-        print_json({"canceled": job_ids})
+        print_json({"canceled": done})
+    return code

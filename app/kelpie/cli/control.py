@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kelpie.cli import exit_codes
+from kelpie.cli.each import each
 from kelpie.cli.options import json_option, url_option
 from kelpie.cli.output import print_json, safe
 from kelpie.client import Client, Job
@@ -20,15 +21,19 @@ def _command(
 ) -> click.Command:
     """A command that makes one change to each of some jobs; ``options`` are handed on to ``change``."""
 
-    def run(*, job_ids: tuple[str, ...], as_json: bool, url: str | None, **given: Any) -> None:
-        jobs = []
+    def run(*, job_ids: tuple[str, ...], as_json: bool, url: str | None, **given: Any) -> int:
         with Client(url) as client:
-            for job_id in job_ids:
-                jobs.append(change(client, job_id, **given))
+
+            def one(job_id: str) -> Job:
+                job = change(client, job_id, **given)
                 if not as_json:
                     click.echo(f"{safe(job_id)} {done}")
+                return job
+
+            jobs, code = each(job_ids, one)
         if as_json:
             print_json([job.wire for job in jobs])
+        return code
 
     run.__doc__ = text
     for decorate in (url_option, json_option, *options):

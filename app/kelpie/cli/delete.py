@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from kelpie.cli import exit_codes
-from kelpie.cli.options import json_option, url_option
+from kelpie.cli.each import each
+from kelpie.cli.options import confirm, json_option, url_option
 from kelpie.cli.output import print_json, safe
 from kelpie.client import Client
 
@@ -23,14 +24,19 @@ Examples:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @url_option
-def command(*, job_ids: tuple[str, ...], yes: bool, as_json: bool, url: str | None) -> None:
+def command(*, job_ids: tuple[str, ...], yes: bool, as_json: bool, url: str | None) -> int:
     """Delete jobs and their records for good, whatever their status. Objects in buckets stay."""
     if not yes:
-        click.confirm(f"Delete {len(job_ids)} job(s) for good?", abort=True, err=True)
+        confirm(f"Delete {len(job_ids)} job(s) for good?")
     with Client(url) as client:
-        for job_id in job_ids:
+
+        def one(job_id: str) -> str:
             client.purge(job_id)
             if not as_json:
                 click.echo(f"{safe(job_id)} deleted")
+            return job_id
+
+        done, code = each(job_ids, one)
     if as_json:
-        print_json({"deleted": job_ids})
+        print_json({"deleted": done})
+    return code

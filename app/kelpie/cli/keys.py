@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kelpie.cli import exit_codes
-from kelpie.cli.options import json_option, url_option
+from kelpie.cli.options import confirm, json_option, url_option
 from kelpie.cli.output import ago, cell, console, print_json, safe, table
 from kelpie.client import Client
 from kelpie.job import iso
@@ -185,7 +185,7 @@ def users(*, as_json: bool, url: str | None) -> None:
 def delete_user(*, user_id: str, yes: bool, url: str | None) -> None:
     """Delete a user and his keys; his jobs stay. Needs the admin's key."""
     if not yes:
-        click.confirm(f"Delete the user {safe(user_id)} and all his keys?", abort=True, err=True)
+        confirm(f"Delete the user {safe(user_id)} and all his keys?")
     with Client(url) as client:
         client.delete_user(user_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -30,6 +31,19 @@ def pairs(name: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...
         return parsed
 
     return parse
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal before something that cannot be undone; a no is ``click.Abort``."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():  # Ctrl-C
+            raise
+        click.echo(err=True)
+        raise click.UsageError("nobody answers here: give --yes") from None
+    if not agreed:
+        raise click.Abort
 
 
 _UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "s": 1}

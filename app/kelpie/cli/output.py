@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import unicodedata
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kelpie.errors import InvalidInputError, KelpieError, UnauthenticatedError
 from kelpie.job import JobStatus
 
 _PIPE_WIDTH = 220  # columns when the output is not a terminal: nobody wraps it
@@ -26,6 +28,18 @@ STATUS_STYLES = {
     JobStatus.FAILED: "red",
     JobStatus.CANCELED: "magenta",
 }
+
+
+def explain(error: KelpieError) -> None:
+    """Say on stderr what was refused, and why."""
+    index = error.index if isinstance(error, InvalidInputError) else None
+    where = "" if index is None else f" (job {index} of the batch, counted from 0)"
+    if isinstance(error, UnauthenticatedError) and not os.environ.get("KELPIE_API_KEY"):
+        where = " KELPIE_API_KEY is not set: export your key in it."
+    click.echo(f"kelpie: {safe(str(error), multiline=True, longest=LONGEST_MESSAGE)}{where}", err=True)
+    if isinstance(error, InvalidInputError):
+        for path, message in error.errors:
+            click.echo(f"  {safe(path)}: {safe(message)}", err=True)
 
 
 def console() -> Console:

@@ -31,6 +31,7 @@ Examples:
   kelpie scaling preview GROUP_ID      (what would be decided now)
   kelpie scaling delete GROUP_ID
 
+\b
 The local provider's groups are registered by the admin:
   kelpie scaling register $(uuidgen) sims --organization default --project default
 

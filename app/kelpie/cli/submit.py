@@ -13,7 +13,7 @@ from kelpie.cli.options import duration, json_option, moment, pairs, url_option
 from kelpie.cli.output import print_json, safe
 from kelpie.client import Client, Job, job_spec
 from kelpie.errors import InvalidInputError
-from kelpie.job import JobStatus
+from kelpie.job import JobStatus, WebhookEvent
 
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 
@@ -74,6 +74,13 @@ A `during` folder that the command resumes from needs a `before` entry too: that
     help="The pause after a failure (none); each further one doubles it, up to a day.",
 )
 @click.option("--webhook", metavar="URL", help="Told when the job runs, completes and fails.")
+@click.option(
+    "--webhook-event",
+    "webhook_events",
+    multiple=True,
+    type=click.Choice([event.value for event in WebhookEvent]),
+    help="Told of this instead; may be given several times.",
+)
 @click.option("--compression", is_flag=True, help="Gzip the objects.")
 @click.option(
     "--idempotency-key",

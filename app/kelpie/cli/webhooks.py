@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kelpie.cli import exit_codes
+from kelpie.cli.each import each
 from kelpie.cli.options import json_option, url_option
 from kelpie.cli.output import ago, cell, console, print_json, safe, table
 from kelpie.client import Client
@@ -94,15 +95,20 @@ def show(*, delivery_id: str, as_json: bool, url: str | None) -> None:
 @click.argument("delivery_ids", nargs=-1, required=True, metavar="ID...")
 @json_option
 @url_option
-def replay(*, delivery_ids: tuple[str, ...], as_json: bool, url: str | None) -> None:
+def replay(*, delivery_ids: tuple[str, ...], as_json: bool, url: str | None) -> int:
     """Deliver again, at once. Receivers see the same webhook-id, so they can drop what they have seen."""
     with Client(url) as client:
-        replayed = [client.replay(delivery_id) for delivery_id in delivery_ids]
+
+        def one(delivery_id: str) -> dict[str, Any]:
+            delivery = client.replay(delivery_id)
+            if not as_json:
+                click.echo(f"{safe(delivery['id'])} queued")
+            return delivery
+
+        replayed, code = each(delivery_ids, one)
     if as_json:
         print_json(replayed)
-        return
-    for one in replayed:
-        click.echo(f"{safe(one['id'])} queued")
+    return code
 
 
 @command.command("rotate-secret")

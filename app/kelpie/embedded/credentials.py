@@ -9,20 +9,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from kelpie.client import Client
-from kelpie.errors import InvalidInputError, StartupError
+from kelpie.errors import ForbiddenError, InvalidInputError, StartupError
 
 _USER = "local"
+_NODES = "nodes of kelpie up"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Every secret. ``user_key`` is empty until the API has made the user."""
+    """Every secret. ``user_key`` and ``node_key`` are empty until the API has made them."""
 
     admin_key: str
     redis_password: str
     s3_access_key: str
     s3_secret_key: str
     user_key: str = ""
+    node_key: str = ""  # a command can read its worker's environment: it can do no more than nodes must
 
     def __repr__(self) -> str:
         return "Credentials(…)"
@@ -32,6 +34,7 @@ def load_or_create(file: Path) -> Credentials:
     """The credentials in ``file``, made and written there first when it does not exist."""
     try:
         found = json.loads(file.read_text())
+        found.setdefault("node_key", "")  # a folder from before nodes had a key of their own
         return Credentials(**{field.name: str(found[field.name]) for field in fields(Credentials)})
     except FileNotFoundError:
         made = Credentials(
@@ -42,7 +45,7 @@ def load_or_create(file: Path) -> Credentials:
         )
         _write(file, made)
         return made
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StartupError(
             f"{file} cannot be read as credentials ({type(error).__name__}); restore it, or remove it "
             "and new ones are made"
@@ -50,17 +53,32 @@ def load_or_create(file: Path) -> Credentials:
 
 
 def ensure_user(file: Path, known: Credentials, url: str) -> Credentials:
-    """The credentials with the key of the user whose jobs the nodes run: an ordinary one, not the admin."""
-    if known.user_key:
-        return known
-    with Client(url, known.admin_key) as admin:
-        try:
-            user = admin.create_user(_USER)
-        except InvalidInputError:  # the name is taken, its key was lost with an older file
-            user = admin.create_user(f"{_USER}-{secrets.token_hex(4)}")
-        complete = replace(known, user_key=admin.create_key(user.id))
-    _write(file, complete)
+    """The credentials with the keys of the user whose jobs the nodes run, and of the nodes."""
+    complete = known
+    if not complete.user_key:
+        with Client(url, known.admin_key) as admin:
+            try:
+                user = admin.create_user(_USER)
+            except InvalidInputError:  # the name is taken, its key was lost with an older file
+                user = admin.create_user(f"{_USER}-{secrets.token_hex(4)}")
+            complete = replace(complete, user_key=admin.create_key(user.id), node_key="")
+    if not complete.node_key or not _is_known(url, complete.node_key):
+        with Client(url, complete.user_key) as user_client:
+            node_key, _ = user_client.create_own_key(scopes=["work"], name=_NODES)
+            complete = replace(complete, node_key=node_key)
+    if complete != known:
+        _write(file, complete)
     return complete
+
+
+def _is_known(url: str, key: str) -> bool:
+    """Whether the API takes this key; its user may have revoked it."""
+    try:
+        with Client(url, key) as client:
+            client.me()
+    except ForbiddenError:
+        return False
+    return True
 
 
 def _write(file: Path, credentials: Credentials) -> None:

@@ -108,7 +108,7 @@ class Stack:
         self._node_environment = {
             **s3.environment,
             "KELPIE_API_URL": api.url,
-            "KELPIE_API_KEY": keys.user_key,
+            "KELPIE_API_KEY": keys.node_key,
             **({} if self.options.autoscale is None else _ONE_FAILURE),
             **self.options.node_environment,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import redis
-from flask import Flask, Response
+from flask import Flask, Response, g
 from flask import typing as ft
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -87,7 +87,10 @@ class Api(Flask):
         try:
             answer = super().preprocess_request()
         except (UnauthenticatedError, ForbiddenError) as error:
-            parts.limits.after_refusal(error)
+            if "principal" in g:  # known here, and not allowed to do this: no guess, and not free either
+                parts.limits.after_authentication()
+            else:
+                parts.limits.after_refusal(error)
             raise
         if answer is None:
             parts.limits.after_authentication()

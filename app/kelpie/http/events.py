@@ -154,15 +154,20 @@ def _stream(store: Store, read: Read, follower: Follower, after: Position | None
         follower.close()
         raise
     ends = time.monotonic() + services().settings.event_stream_s
-    told = _told(read, follower, after, gap=gap, ends=ends)
+    # A client may have heard more from another process than this one's followers have heard by now. A place
+    # ahead of the server's time is that of a clock that went back: nothing of now is known there.
+    known = after if after is not None and after.ms <= follower.came_ms else BEGINNING
+    told = _told(read, follower, after, known, gap=gap, ends=ends)
     response = Response(stream_with_context(told), content_type=EVENT_STREAM)
     response.headers["X-Accel-Buffering"] = "no"  # what proxies hold back is heard late
     response.call_on_close(follower.close)  # also when nothing of it was sent
     return response
 
 
-def _told(read: Read, follower: Follower, after: Position | None, *, gap: bool, ends: float) -> Iterator[str]:
-    """The text of a stream: what came before the follower did, then what it hears."""
+def _told(
+    read: Read, follower: Follower, after: Position | None, known: Position, *, gap: bool, ends: float
+) -> Iterator[str]:
+    """The text of a stream: what came before the follower did, then what it hears and is not ``known``."""
     try:
         yield f"retry: {random.randint(*RETRY_MS)}\n\n"  # noqa: S311 - it is no secret
         if gap:
@@ -179,13 +184,14 @@ def _told(read: Read, follower: Follower, after: Position | None, *, gap: bool, 
             news = follower.take(min(RECHECK_AFTER_S, max(0.0, ends - time.monotonic())))
             if not is_still_good():  # the key was revoked meanwhile
                 return
-            if news:
-                yield "".join(_block(position, one) for position, one in news)
+            fresh = [_block(max(position, known), one) for position, one in news if one.position > known]
+            if fresh:
+                yield "".join(fresh)
                 quiet_since = time.monotonic()
             elif not follower.ended and time.monotonic() - quiet_since >= HEARTBEAT_S:
                 quiet_since = time.monotonic()
                 # The id moves on, so that who hears nothing for long resumes from now and misses nothing.
-                yield f": nothing new\nid: {follower.position}\n\n"
+                yield f": nothing new\nid: {max(follower.position, known)}\n\n"
     except UnavailableError:
         log.warning("an event stream ended: redis is away")  # its client resumes it
     finally:

@@ -27,7 +27,7 @@ from spectree import Response as Described
 
 import kelpie
 from kelpie.errors import UnavailableError
-from kelpie.http.auth import authenticate
+from kelpie.http.auth import identify
 from kelpie.http.context import require_admin, services
 from kelpie.http.meter import BUCKET, BUCKETS_S, REQUESTS, SUM_US, read_field
 from kelpie.http.openapi import HEALTH, spec
@@ -86,8 +86,9 @@ def _operators_only() -> None:
         expected = token.get_secret_value().encode()
         if hmac.compare_digest(shown.strip().encode("utf-8", "surrogatepass"), expected):
             return
-    authenticate()
-    require_admin()
+    identify()
+    if request.method != "OPTIONS":
+        require_admin()
 
 
 @metrics.get("/metrics")

@@ -8,11 +8,12 @@ from typing import Any, get_origin, get_type_hints
 
 import gevent
 from flask import Flask, request
+from gunicorn.http.errors import ParseException
 from pydantic import BaseModel, ValidationError
 from spectree import Response, SpecTree, Tag
 from spectree.models import InType, SecureType, SecurityScheme, SecuritySchemeData
 from spectree.plugins.flask_plugin import FlaskPlugin
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 
 import kelpie
 from kelpie.http.context import services
@@ -127,8 +128,11 @@ def _body(model: type[BaseModel]) -> BaseModel:
 def _read(expected_bytes: int) -> bytes:
     """The body, unless it comes too slowly: each that is being read holds a place and its memory."""
     patience_s = services().settings.request_timeout_s + expected_bytes / SLOWEST_BYTES_PER_S
-    with gevent.Timeout(patience_s, RequestTimeout("The body came too slowly.")):
-        return request.get_data(cache=False)
+    try:
+        with gevent.Timeout(patience_s, RequestTimeout("The body came too slowly.")):
+            return request.get_data(cache=False)
+    except (ParseException, OSError) as error:  # its chunks are none, or the client has gone
+        raise BadRequest(f"The body broke off or is malformed ({type(error).__name__}).") from None
 
 
 def replies(**models: Any) -> Response:

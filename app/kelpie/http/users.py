@@ -110,8 +110,8 @@ def me() -> Answer:
     operation_id="deleteUser",
 )
 def delete(user_id: UUID) -> Answer:
-    """Delete a user and his keys; his jobs stay (admin)."""
-    services().store.users.delete(str(user_id))
+    """Delete a user, his keys and his scaling rules; his jobs stay (admin)."""
+    services().store.delete_user(str(user_id))
     return "", 204
 
 
@@ -119,8 +119,8 @@ def delete(user_id: UUID) -> Answer:
 @admin_only
 @spec.validate(resp=replies(HTTP_204=None), tags=[USERS], operation_id="deleteUsers")
 def delete_all() -> Answer:
-    """Delete all users but the admin, and their keys (admin)."""
-    services().store.users.delete_all()
+    """Delete all users but the admin, their keys and their scaling rules; their jobs stay (admin)."""
+    services().store.delete_users()
     return "", 204
 
 

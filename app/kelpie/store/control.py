@@ -12,7 +12,7 @@ from kelpie.store.records import Queue
 from kelpie.store.registry import Place
 from kelpie.store.scripts import Argument
 
-CLEAR_LIMIT = 200  # jobs that one script call deletes or cancels, at most
+CLEAR_LIMIT = 100  # jobs that one script call deletes or cancels, at most
 
 
 class Control(Jobs):

@@ -32,7 +32,8 @@ log = structlog.get_logger(__name__)
 class Follower:
     """Who wants to hear what happens from now on: to one job, to a user's jobs, or to all.
 
-    What happened before ``since_ms`` is not told: read it from the store.
+    What happened before ``since_ms`` is not told: read it from the store. That is earlier than when it came:
+    it also hears what the others had not heard by then.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Follower:
         self.job_id = job_id
         self.queues: tuple[Queue, ...] = ()  # that were there when it came
         self.since_ms = 0
+        self.came_ms = 0  # the server's time when it came
         self.position = BEGINNING  # after an empty take: everything before it was told and taken
         self.ended = False  # by the hub: it was too slow, or the process stops
 
@@ -133,6 +135,7 @@ class EventHub:
             # A newer one is found by the next read, from its first event on.
             follower.queues = tuple(queue for queue in queues if queue.number <= self._last_number)
             follower.since_ms = self._told_ms
+            follower.came_ms = now_ms
             self._followers.add(follower)
             self._place(follower).add(follower)
             for queue in follower.queues:

@@ -70,7 +70,9 @@ def read_page(
     check_page(page, page_size)
     first = (page - 1) * page_size
     if len(indexes) != 1:
-        return read_after(client, indexes, None, first + page_size, ascending=ascending)[first:]
+        start, skipped = _skip(client, indexes, first, ascending=ascending)
+        found = read_after(client, indexes, start, first - skipped + page_size, ascending=ascending)
+        return found[first - skipped :]
     with translated():
         entries = client.zrange(indexes[0], first, first + page_size - 1, desc=not ascending, withscores=True)
     return [_position(entry) for entry in entries]
@@ -120,6 +122,59 @@ def read_after(
             end = math.inf if len(ordered) < count else sign * ordered[count - 1].order
             behind = [source for source in sources if not source.exhausted and sign * source.last <= end]
     return ordered[:count]
+
+
+SKIP_FROM = 1000
+"""Fewer jobs than this are rather read than searched past."""
+
+
+def _skip(
+    client: redis.Redis, indexes: Sequence[str], count: int, *, ascending: bool
+) -> tuple[Position | None, int]:
+    """Where to read on so that at most ``count`` jobs were passed over, and how many those are.
+
+    Jobs of one moment are counted, never read: the place is found by halves. A job that changes its status
+    meanwhile may be counted twice or not at all, as on any page by number.
+    """
+    if count < SKIP_FROM:
+        return None, 0
+    with translated():
+        low, high = _ends(client, indexes)
+        passed, best = 0, None
+        while low <= high:
+            middle = (low + high) // 2
+            before = _count_before(client, indexes, middle, ascending=ascending)
+            if before <= count:
+                passed, best = before, middle
+            if (before <= count) == ascending:
+                low = middle + 1
+            else:
+                high = middle - 1
+    if best is None:
+        return None, 0
+    # Sorts before every job of that µs, in the direction of reading.
+    return Position(best, "" if ascending else "~"), passed
+
+
+def _ends(client: redis.Redis, indexes: Sequence[str]) -> tuple[int, int]:
+    """The order of the oldest and of the newest job; an empty range when there is none."""
+    reading = client.pipeline(transaction=False)
+    for key in indexes:
+        reading.zrange(key, 0, 0, withscores=True)
+        reading.zrange(key, -1, -1, withscores=True)
+    orders = [int(entry[1]) for entries in reading.execute() for entry in entries]
+    return (min(orders), max(orders)) if orders else (1, 0)
+
+
+def _count_before(client: redis.Redis, indexes: Sequence[str], order: int, *, ascending: bool) -> int:
+    """How many jobs come before those of that µs."""
+    counting = client.pipeline(transaction=False)
+    for key in indexes:
+        if ascending:
+            counting.zcount(key, "-inf", f"({order}")
+        else:
+            counting.zcount(key, f"({order}", "+inf")
+    return sum(counting.execute())
 
 
 def _position(entry: Any) -> Position:

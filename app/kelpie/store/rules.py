@@ -131,9 +131,9 @@ class Rules:
         if not done:
             raise no_such_rule(rule_id)
 
-    def delete_all(self) -> None:
-        """Ends every rule of every user."""
-        for rule in self.list():
+    def delete_all(self, *, user_id: str | None = None) -> None:
+        """Ends every rule of that user (None: of every user)."""
+        for rule in self.list(user_id):
             try:
                 self.delete(rule.container_group_id)
             except NotFoundError:  # somebody else was faster

@@ -14,7 +14,7 @@ from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
 from kelpie.store.metrics import Metrics
 from kelpie.store.organizations import Organizations
-from kelpie.store.records import Queue
+from kelpie.store.records import ADMIN_ID, Queue
 from kelpie.store.rules import Rules
 from kelpie.store.scripts import Scripts
 from kelpie.store.submissions import Submissions
@@ -71,6 +71,25 @@ class Store(Submissions, Control, Leases, Demands):
     def close(self) -> None:
         """Closes every connection."""
         connection.close(self.redis)
+
+    def delete_user(self, user_id: str) -> None:
+        """Deletes a user, his keys and his scaling rules; his jobs stay.
+
+        Their container groups stay as they are, and others may scale them: his nodes are refused from now on.
+        Raises NotFoundError, and ConflictError for the admin.
+        """
+        self.users.get(user_id)
+        if user_id != ADMIN_ID:
+            self.rules.delete_all(user_id=user_id)
+        self.users.delete(user_id)
+        self.rules.delete_all(user_id=user_id)  # until then he could make one
+
+    def delete_users(self) -> None:
+        """Deletes every user but the admin, their keys and their scaling rules. Their jobs stay."""
+        self.users.delete_all()
+        for rule in self.rules.list():
+            if rule.user_id != ADMIN_ID:
+                self.rules.delete_all(user_id=rule.user_id)
 
     def autoscaler_lock(self, *, ttl_s: float) -> Lock:
         """What the one platform process that scales holds."""

@@ -379,6 +379,65 @@ def test_cancel_and_delete(kelpie: Run, server: Scripted) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("argv", "path"),
+    [
+        *(((name,), f"/{name}") for name in ("hold", "resume", "requeue", "unban")),
+        (("cancel",), ""),
+        (("delete", "--yes"), "?purge=true"),
+    ],
+)
+def test_one_refused_job_does_not_keep_the_others_from_being_changed(
+    kelpie: Run, server: Scripted, argv: tuple[str, ...], path: str
+) -> None:
+    server.answer(404, {"error": "Not Found", "message": "There is no job 'gone'."})
+    server.answer(409, {"error": "Conflict", "message": "Job done cannot be changed."})
+    server.answer(200, job_wire())
+    said = kelpie(*argv, "gone", "done", JOB_ID)
+    assert said.code == exit_codes.NOT_FOUND
+    assert [request.path for request in server.requests] == [
+        f"/jobs/{job_id}{path}" for job_id in ("gone", "done", JOB_ID)
+    ]
+    assert said.out.startswith(JOB_ID)
+    assert said.err == "kelpie: There is no job 'gone'.\nkelpie: Job done cannot be changed.\n"
+
+
+def test_what_refuses_all_jobs_ends_the_command_at_the_first(kelpie: Run, server: Scripted) -> None:
+    server.answer(403, {"error": "Forbidden", "message": "The API key in X-Kelpie-Key is not known here."})
+    assert kelpie("hold", "one", "two").code == exit_codes.REFUSED
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("argv", [("delete", JOB_ID), ("keys", "delete-user", "user-2")])
+def test_what_nobody_is_there_to_confirm_names_the_option(
+    kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    said = kelpie(*argv)
+    assert said.code == exit_codes.USAGE
+    assert "--yes" in said.err
+    assert server.requests == []
+
+
+def test_a_missing_key_names_the_variable(
+    kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KELPIE_API_KEY")
+    server.answer(401, {"error": "Unauthorized", "message": "Show an API key in the header X-Kelpie-Key."})
+    said = kelpie("jobs")
+    assert said.code == exit_codes.REFUSED
+    assert "KELPIE_API_KEY is not set" in said.err
+
+
+def test_submit_names_the_events_of_its_webhook(kelpie: Run, server: Scripted) -> None:
+    server.answer(202, job_wire())
+    submit = ("submit", "--queue", "q", "--webhook", "https://example.org/", "--webhook-event")
+    assert kelpie(*submit, "failed", "--webhook-event", "interrupted", "--", "true").code == 0
+    assert server.requests[0].body["webhook_events"] == ["failed", "interrupted"]
+    assert kelpie(*submit, "exploded", "--", "true").code == exit_codes.USAGE
+    assert len(server.requests) == 1
+
+
 def test_keys_create_makes_a_user_and_shows_the_key(kelpie: Run, server: Scripted) -> None:
     server.answer(201, {"id": "user-2", "username": "alice", "created": "2026-11-24T00:00:00.000Z"})
     server.answer(201, {"token": "klp_new"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -129,6 +130,34 @@ def test_a_chunked_body_beyond_the_limit_is_413(server: ApiServer) -> None:
             with suppress(ConnectionError):
                 client.sendall(chunk * count + b"0\r\n\r\n")
             assert one_answer(client).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("chunks", [b"zz\r\n", b"5;\0\r\n{}", b"2\r\n{}0\r\n\r\n", b"0\r\nnonsense\r\n\r\n"])
+def test_a_body_of_malformed_chunks_is_400(server: ApiServer, chunks: bytes) -> None:
+    with connect(server) as client:
+        client.sendall(head(server, "Transfer-Encoding: chunked") + chunks)
+        answer = one_answer(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"error"' in answer
+
+
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Content-Length: 20"])
+def test_a_client_that_goes_while_it_sends_is_no_defect(server: ApiServer, framing: str) -> None:
+    before = refused_submits(server)
+    for lingers in (0, 1):  # reset the connection, or end it in good order
+        with connect(server) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, lingers))
+            client.sendall(head(server, framing, "Expect: 100-continue"))
+            assert b" 100 " in client.recv(100)  # it reads the body now
+            client.sendall(b"5\r\n{")
+    wait_until(lambda: refused_submits(server) == before + 2, "both are refused as what they are")
+    assert "internal error" not in server.log.read_text()
+
+
+def refused_submits(server: ApiServer) -> int:
+    """How many submits were answered 400, as the log tells."""
+    lines = (json.loads(line) for line in server.log.read_text().splitlines())
+    return sum((line.get("path"), line.get("status")) == ("/jobs", 400) for line in lines)
 
 
 def test_a_chunked_body_within_the_limit_is_read(server: ApiServer) -> None:

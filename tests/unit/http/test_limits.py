@@ -14,7 +14,7 @@ from kelpie.http.app import create_app
 from kelpie.http.context import services
 from kelpie.http.limits import BURST_S, Bucket, Buckets, Limit
 from kelpie.http.replies import ErrorReply
-from kelpie.store import Store
+from kelpie.store import Scope, Store
 from tests.factories import job_body
 
 MakeApp = Callable[..., Flask]
@@ -123,6 +123,15 @@ def test_requests_without_credentials_use_nothing_up(make_app: MakeApp) -> None:
     client = app.test_client()
     assert {client.get(JOBS).status_code for _ in range(9)} == {401}
     assert statuses(app, JOBS, "guess", 1) == [403]
+
+
+def test_a_key_that_may_not_do_this_is_no_guess_and_not_free(make_app: MakeApp, store: Store) -> None:
+    user = store.users.create("a fleet")
+    narrow, new = (store.users.make_key(user.id, "o", "p", scopes=[Scope.WORK])[0] for _ in range(2))
+    app = make_app(failed_logins_per_minute=2, rate_read_per_s=2)
+    allowed = int(2 * BURST_S)
+    assert statuses(app, JOBS, narrow, allowed + 2) == [403] * allowed + [429] * 2
+    assert statuses(app, POLL, new, 1) == [200], "the address was not slowed"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from kelpie.http.context import services
 from kelpie.http.meter import BUCKETS_S, Meter
 from kelpie.job import Holder, Outcome
 from kelpie.platform import tasks
-from kelpie.store import Poller, Store, backlog
+from kelpie.store import ADMIN_ID, Poller, Scope, Store, backlog
 from kelpie.store.metrics import COUNTERS
 from tests.factories import GROUP, spec
 from tests.waiting import wait_until
@@ -83,6 +83,17 @@ def test_a_user_is_refused(client: FlaskClient, store: Store) -> None:
     user = store.users.create("somebody")
     key = store.users.create_key(user.id, "o", "p")
     assert client.get("/metrics", headers={"X-Kelpie-Key": key}).status_code == 403
+
+
+def test_a_key_of_the_admin_needs_the_scope_admin_and_no_other(client: FlaskClient, store: Store) -> None:
+    for scope, status in ((Scope.ADMIN, 200), (Scope.SUBMIT, 403), (Scope.WORK, 403)):
+        key, _ = store.users.make_key(ADMIN_ID, "o", "p", scopes=[scope])
+        assert client.get("/metrics", headers={"X-Kelpie-Key": key}).status_code == status
+
+
+@pytest.mark.parametrize("headers", [{}, BEARER, {"X-Kelpie-Key": ADMIN_KEY}])
+def test_what_methods_it_has_is_no_secret(client: FlaskClient, headers: dict[str, str]) -> None:
+    assert client.options("/metrics", headers=headers).status_code == 200
 
 
 def test_without_a_token_no_bearer_is_let_in(valkey: ValkeyServer, store: Store) -> None:

@@ -147,6 +147,7 @@ def test_a_node_that_is_away_stops_its_queues_only_and_is_found_again(
         for server in cluster.servers:
             with server.client() as client:
                 client.config_set("cluster-require-full-coverage", "no")
+                client.config_set("appendfsync", "always")  # what a slow disk holds up is lost by a kill
         store = Store.connect(cluster.url)
         jobs = store.submit(USER, [spec(container_group_id=group) for group in GROUPS])
         victim = cluster.servers[2]

@@ -338,3 +338,14 @@ def test_a_node_that_comes_back_to_a_job_whose_failure_by_hand_made_it_pause_kee
     assert (sut.get(job).held, sut.get(job).due) == (True, None)
     assert sut.store.requeue(job.id).held
     assert sut.poll("node-2") is None
+
+
+def test_the_pause_after_a_failure_by_hand_does_not_bring_a_delayed_job_forward(sut: StoreUnderTest) -> None:
+    later = sut.now + 3_600_000
+    job = sut.submit_one(not_before=later, retry_backoff_s=1)
+    sut.store.finish(job.id, BY_HAND, Outcome.APP_FAILED)
+    assert sut.get(job).due == later
+    sut.jump(3_599_999)
+    assert sut.poll() is None
+    sut.jump(1)
+    assert sut.lease().job.id == job.id

@@ -39,6 +39,21 @@ def test_an_attempt_whose_record_is_gone_cannot_pass_for_its_user_either(sut: St
     assert error.value.reason == "superseded"
 
 
+def test_an_attempt_whose_record_is_gone_cannot_pass_for_its_user_while_a_later_one_has_expired(
+    sut: StoreUnderTest,
+) -> None:
+    job = sut.submit_one()
+    first = sut.lease("node-1")
+    sut.store.finish(job.id, holder_of(first), Outcome.RELEASED)
+    second = sut.lease("node-2")
+    sut.store.finish(job.id, holder_of(second), Outcome.RELEASED)
+    sut.expire(sut.lease("node-3"))
+    sut.redis.ltrim(sut.keys().attempts(job.id), -1, -1)
+    with pytest.raises(LeaseLostError) as error:
+        sut.store.finish(job.id, old_holder_of(first), Outcome.COMPLETED)
+    assert error.value.reason == "superseded"
+
+
 def test_a_clock_that_goes_back_keeps_a_dead_nodes_job_for_one_lease_at_most(sut: StoreUnderTest) -> None:
     job = sut.submit_one(heartbeat_interval=1)
     lease = sut.lease()

@@ -9,7 +9,7 @@ import pytest
 from kelpie.errors import ConflictError, InvalidInputError, NotFoundError
 from kelpie.job import Outcome
 from kelpie.scaling import Action, ContainerGroup, Decision, Demand, GroupState, ScalingRule, decide, failed
-from kelpie.store import keys
+from kelpie.store import ADMIN_ID, keys
 from kelpie.store.rules import MAX_DECISIONS
 from tests.factories import GROUP
 from tests.unit.store.conftest import OTHER_USER, USER, StoreUnderTest, holder_of
@@ -130,6 +130,19 @@ def test_all_rules_can_be_deleted(sut: StoreUnderTest) -> None:
         make(sut, f"{number:08}-0000-4000-8000-000000000000", user)
     sut.store.rules.delete_all()
     assert not [key for key in sut.redis.scan_iter() if b"{rules}" in key]
+
+
+def test_with_all_users_end_their_rules_but_not_the_admins(sut: StoreUnderTest) -> None:
+    sut.store.users.ensure_admin(None)
+    users = [sut.store.users.create(f"user-{number}").id for number in range(3)]
+    ids = [f"{number:08}-0000-4000-8000-000000000000" for number in range(4)]
+    for group_id, user in zip(ids, [*users, ADMIN_ID], strict=True):
+        make(sut, group_id, user)
+    sut.store.delete_users()
+    assert [rule.container_group_id for rule in sut.store.rules.list()] == ids[3:]
+    with pytest.raises(ConflictError, match="admin"):
+        sut.store.delete_user(ADMIN_ID)
+    assert sut.store.rules.list(ADMIN_ID)
 
 
 # ---- decisions

@@ -9,7 +9,7 @@ import pytest
 
 from kelpie.errors import InvalidInputError
 from kelpie.job import JobStatus, Outcome
-from kelpie.store import Filter, Page
+from kelpie.store import Filter, Page, listing
 from kelpie.store.jobs import SEARCH_LIMIT
 from tests.factories import spec
 from tests.unit.store.conftest import OTHER_USER, USER, StoreUnderTest, holder_of
@@ -126,3 +126,33 @@ def test_a_cursor_that_no_list_gave_is_refused(sut: StoreUnderTest, cursor: str)
 
 def test_nothing_is_an_empty_page(sut: StoreUnderTest) -> None:
     assert sut.store.search(USER, Filter()) == Page([], None)
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_a_page_far_in_is_found_without_reading_what_is_before_it(
+    sut: StoreUnderTest, ascending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(7)
+    ids = []
+    for _ in range(60):
+        sut.now += chance.choice([0, 1])  # some batches share their moment
+        sut.set_clock()
+        batch = [spec(container_group_id=chance.choice("ab")) for _ in range(50)]
+        ids += [job.id for job in sut.store.submit(USER, batch)]
+    expected = walk(sut, Filter(), ascending=ascending, size=1000)
+    assert sorted(expected) == sorted(ids)
+    read = 0
+    pages: list[str] = []
+    take = listing._after
+
+    def counted(found: set[listing.Position], *rest: Any, **more: Any) -> list[listing.Position]:
+        nonlocal read
+        read = max(read, len(found))
+        return take(found, *rest, **more)
+
+    monkeypatch.setattr(listing, "_after", counted)
+    for number in range(1, 32):
+        page = sut.store.page(USER, Filter(), number=number, size=100, ascending=ascending)
+        pages += [job.id for job in page.jobs]
+    assert pages == expected
+    assert read < 2 * listing.SKIP_FROM

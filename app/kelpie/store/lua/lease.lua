@@ -68,10 +68,10 @@ if id then
     put(job, 'started', int(wall))
   end
   -- Strictly increasing even when a failover lost the last writes.
-  local fence = int(math.max(tonumber(redis.call('HGET', META, 'fence') or '0') + 1, wall_us))
+  local fence = int(math.max(last_fence + 1, wall_us))
   redis.call('HSET', META, 'fence', fence)
   redis.call('HSET', GRANTS, secret, id)
-  redis.call('ZREM', WAITING, id)
+  leave(job)
   score_bans(job, -1)
   job.attempt = job.attempt + 1
   put(job, 'attempt', job.attempt)

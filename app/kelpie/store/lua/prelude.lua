@@ -36,7 +36,7 @@ local function node_key(node) return PREFIX .. 'node:' .. node end
 local function int(x) return string.format('%.0f', x) end
 
 -- Wall time in ms and µs: what the world is shown. now: the logical clock in ms, which deadlines are in.
-local wall, wall_us, now
+local wall, wall_us, now, last_fence
 
 -- The logical clock follows TIME, never goes back, and advances at most MAX_CLOCK_STEP_MS between two calls:
 -- a forward jump, a restart or a frozen server lengthens leases instead of expiring all of them at once.
@@ -49,7 +49,8 @@ local function read_clock()
     if virtual_ms then wall_us = tonumber(virtual_ms) * 1000 end
   end
   wall = math.floor(wall_us / 1000)
-  local last = redis.call('HMGET', META, 'wall', 'clock', 'schema')
+  local last = redis.call('HMGET', META, 'wall', 'clock', 'schema', 'fence')
+  last_fence = tonumber(last[4] or '0')
   if not last[1] then
     now = wall
     redis.call('HSET', META, 'schema', SCHEMA, 'wall', int(wall), 'clock', int(now))
@@ -64,16 +65,25 @@ local function read_clock()
   return tonumber(last[3])
 end
 
+-- The set that a live job is in: exactly one of four.
+local function home_of(f)
+  if f.attempt_state == 'held' then return LEASED end
+  if f.hold then return ON_HOLD end
+  if f.due then return DELAYED end
+  return WAITING
+end
+
 -- A job is its hash (job.f, as strings) and what scripts reckon with. Changes are collected by put and drop,
--- and written once, by save.
+-- and written once, by save; its set is left at once.
 local function read_job(id)
   local flat = redis.call('HGETALL', job_key(id))
   if #flat == 0 then return nil end
   local f = {}
   for i = 1, #flat, 2 do f[flat[i]] = flat[i + 1] end
   local status = f.status or 'pending'
+  local live = status == 'pending' or status == 'running'
   return {
-    id = id, f = f, changed = {}, status = status, live = status == 'pending' or status == 'running',
+    id = id, f = f, changed = {}, status = status, live = live, home = live and home_of(f),
     attempt = tonumber(f.attempt or '0'), failures = tonumber(f.failures or '0'),
     lease_ms = tonumber(f.lease_ms or DEFAULT_LEASE_MS),
     max_failures = tonumber(f.max_failures or DEFAULT_MAX_FAILURES),
@@ -123,9 +133,13 @@ end
 
 local function count(counter, by) redis.call('HINCRBY', COUNTERS, counter, by or 1) end
 
-local function emit(job, kind, node)
+local function tell(job, kind, node)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', MAX_EVENTS, '*', 'type', kind, 'job', job.id,
     'attempt', job.attempt, 'node', node or job.f.node or '', 'status', job.status, 'time', int(wall))
+end
+
+local function emit(job, kind, node)
+  tell(job, kind, node)
   count(kind)
 end
 
@@ -151,32 +165,35 @@ local function score_bans(job, sign)
   each_line(job.f.bans, function(node) redis.call('ZADD', bans_key(node), score, job.id) end)
 end
 
-local function leave_all(job)
-  redis.call('ZREM', WAITING, job.id)
-  redis.call('ZREM', LEASED, job.id)
-  redis.call('ZREM', DELAYED, job.id)
-  redis.call('ZREM', ON_HOLD, job.id)
+local function enter(job, home, score)
+  redis.call('ZADD', home, score, job.id)
+  job.home = home
+end
+
+local function leave(job)
+  if job.home then redis.call('ZREM', job.home, job.id) end
+  job.home = nil
 end
 
 -- A live job that nobody holds goes where it belongs: on hold, delayed until it is due, or waiting.
 local function settle(job)
   local due = tonumber(job.f.due or '0')
   if job.f.hold then
-    redis.call('ZADD', ON_HOLD, job.f.order, job.id)
+    enter(job, ON_HOLD, job.f.order)
     score_bans(job, -1)
   elseif due > wall then
-    redis.call('ZADD', DELAYED, int(due), job.id)
+    enter(job, DELAYED, int(due))
     score_bans(job, -1)
   else
     drop(job, 'due')
-    redis.call('ZADD', WAITING, int(waiting_score(job)), job.id)
+    enter(job, WAITING, int(waiting_score(job)))
     score_bans(job, 1)
     became_waiting = became_waiting + 1
   end
 end
 
 local function park(job)
-  leave_all(job)
+  leave(job)
   settle(job)
 end
 
@@ -189,19 +206,17 @@ end
 
 -- The holder is alive: its lease lasts a full lease time from now.
 local function renew(job)
-  redis.call('ZADD', LEASED, int(now + job.lease_ms), job.id)
-  redis.call('SET', heartbeat_key(job.id), job.attempt .. ' ' .. job.f.node, 'PX', job.lease_ms)
-  put(job, 'heartbeat', int(wall))
   if job.f.attempt_state == 'expired' then -- nobody has taken it: a waiting job is not taken from a live node
-    redis.call('ZREM', WAITING, job.id)
-    redis.call('ZREM', DELAYED, job.id)
-    redis.call('ZREM', ON_HOLD, job.id)
+    leave(job)
     score_bans(job, -1)
     put(job, 'attempt_state', 'held')
     drop(job, 'expired')
     drop(job, 'due') -- a failure by hand may have made it pause
     emit(job, 'revived')
   end
+  enter(job, LEASED, int(now + job.lease_ms))
+  redis.call('SET', heartbeat_key(job.id), job.attempt .. ' ' .. job.f.node, 'PX', job.lease_ms)
+  put(job, 'heartbeat', int(wall))
 end
 
 -- Ends the open attempt for good. Its secret stays in the hash, so that a repeated report is recognized.
@@ -213,8 +228,9 @@ local function close_attempt(job, outcome, ended, exit_code, reason)
   }
   if exit_code and exit_code ~= '' then record.exit_code = tonumber(exit_code) end
   if reason and reason ~= '' then record.reason = reason end
-  redis.call('RPUSH', attempts_key(job.id), cjson.encode(record))
-  redis.call('LTRIM', attempts_key(job.id), -MAX_ATTEMPTS, -1)
+  if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) > MAX_ATTEMPTS then
+    redis.call('LTRIM', attempts_key(job.id), -MAX_ATTEMPTS, -1)
+  end
   redis.call('DEL', heartbeat_key(job.id))
   redis.call('HDEL', GRANTS, f.secret)
   count('attempts_' .. outcome)
@@ -238,7 +254,7 @@ end
 
 -- The end of a live job in a terminal status. Bans end with their job.
 local function end_job(job, status)
-  leave_all(job)
+  leave(job)
   each_line(job.f.bans, function(node) redis.call('ZREM', bans_key(node), job.id) end)
   set_status(job, status)
   put(job, status, int(wall))
@@ -255,7 +271,7 @@ end
 
 local function purge_job(job)
   local id, f = job.id, job.f
-  leave_all(job)
+  leave(job)
   if job.live then each_line(f.bans, function(node) redis.call('ZREM', bans_key(node), id) end) end
   if f.attempt_state then redis.call('HDEL', GRANTS, f.secret) end
   redis.call('ZREM', index_key(job.status), id)
@@ -278,7 +294,8 @@ local function count_failure(job, event, node)
   local backoff_ms = tonumber(job.f.retry_backoff_ms or '0')
   if backoff_ms > 0 then
     local pause_ms = math.min(backoff_ms * 2 ^ math.min(job.failures - 1, 30), MAX_BACKOFF_MS)
-    put(job, 'due', int(wall + pause_ms))
+    -- A user may report by hand on a job that waits for a later time still.
+    put(job, 'due', int(math.max(wall + pause_ms, tonumber(job.f.due or '0'))))
   end
   park(job)
   emit(job, event, node)

@@ -9,8 +9,9 @@
 -- Returns
 --   of each job in order: its time of creation in ms, and 1 if it existed before, else 0
 
-local answer = {}
-local last_order = tonumber(redis.call('HGET', META, 'order') or '0')
+local answer, pending, waiting = {}, {}, {} -- the last two as ZADD takes them: one call adds a whole batch
+local last = redis.call('HMGET', META, 'sequence', 'order')
+local sequence, last_order = tonumber(last[1] or '0'), tonumber(last[2] or '0')
 for i = 2, #ARGV, 4 do
   local id, priority, spec, options = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
   local known = redis.call('HGET', job_key(id), 'order')
@@ -18,7 +19,7 @@ for i = 2, #ARGV, 4 do
     answer[#answer + 1] = int(math.floor(tonumber(known) / 1000))
     answer[#answer + 1] = 1
   else
-    local sequence = redis.call('HINCRBY', META, 'sequence', 1)
+    sequence = sequence + 1
     -- Strictly increasing, so that lists show the jobs of a batch in their order.
     last_order = math.max(last_order + 1, wall_us)
     local job = {id = id, status = 'pending', attempt = 0, f = {}, changed = {}}
@@ -34,14 +35,26 @@ for i = 2, #ARGV, 4 do
       for name, value in pairs(given) do put(job, name, int(value)) end
     end
     redis.call('SET', spec_key(id), spec)
-    redis.call('ZADD', index_key('pending'), job.f.order, id)
-    settle(job)
+    pending[#pending + 1], pending[#pending + 2] = job.f.order, id
+    if job.f.due then
+      settle(job)
+    else
+      waiting[#waiting + 1], waiting[#waiting + 2] = int(waiting_score(job)), id
+    end
     save(job)
-    emit(job, 'submitted')
+    tell(job, 'submitted')
     answer[#answer + 1] = int(math.floor(last_order / 1000))
     answer[#answer + 1] = 0
   end
 end
-redis.call('HSET', META, 'order', int(last_order))
+if #pending > 0 then
+  redis.call('HSET', META, 'sequence', int(sequence), 'order', int(last_order))
+  redis.call('ZADD', index_key('pending'), unpack(pending))
+  count('submitted', #pending / 2)
+end
+if #waiting > 0 then
+  redis.call('ZADD', WAITING, unpack(waiting))
+  became_waiting = became_waiting + #waiting / 2
+end
 announce()
 return answer
