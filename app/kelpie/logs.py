@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -45,13 +45,14 @@ def configure(level: str = "info") -> None:
         redact,
     ]
     rendering = _rendering(human=sys.stderr.isatty())
+    stream = cast("TextIO", _Unfailing(sys.stderr))  # what loggers need of one
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -62,6 +63,34 @@ def configure(level: str = "info") -> None:
     root.handlers[:] = [handler]
     # Libraries are chatty at info and debug; ours is what the level speaks of.
     root.setLevel(max(threshold, logging.WARNING))
+
+
+class _Unfailing:
+    """A stream that loses what cannot be written: its disk is full, or the reader of its pipe has gone.
+
+    No request fails and no job ends because it could not be logged. What was cut is not continued: the next
+    line begins as one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._cut = False
+
+    def write(self, text: str) -> int:
+        try:
+            if self._cut:
+                self._stream.write("\n")
+                self._cut = False
+            self._stream.write(text)
+        except OSError:
+            self._cut = True
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._cut = True
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -177,7 +177,9 @@ def test_a_wrong_query_is_400_also_for_a_stream(api: ApiUser, query: str, accept
 
 
 def test_a_wrong_last_event_id_is_400(api: ApiUser) -> None:
-    assert api.request("GET", "/events", headers={"Last-Event-ID": "nonsense"})[0] == 400
+    status, _, body = api.request("GET", "/events", headers={"Last-Event-ID": "nonsense"})
+    assert status == 400
+    assert "must be the id of an event, such as 1764000000000-0-17" in body["message"]
 
 
 def test_an_unknown_job_has_no_events(api: ApiUser) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +59,42 @@ def test_fields_that_hold_secrets_are_hidden_by_name(capsys: pytest.CaptureFixtu
     (line,) = lines(capsys)
     assert line["password"] == line["token"] == "[redacted]"
     assert line["job_id"] == "j"
+
+
+def test_a_log_that_cannot_be_written_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
+        monkeypatch.setattr("sys.stderr", full)
+        with pytest.raises(OSError, match="No space left"):
+            print("x", file=sys.stderr)
+        logs.configure()
+        structlog.get_logger().error("event", exc_info=ValueError("x"))
+        logging.getLogger("library").warning("it said so")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+class Disk(io.StringIO):
+    """A file whose disk is full for a while: half of a text is written then."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if not self.full:
+            return super().write(text)
+        super().write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_whose_disk_was_full_goes_on_with_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    monkeypatch.setattr("sys.stderr", disk)
+    logs.configure()
+    for number, disk.full in enumerate((False, True, True, False)):
+        structlog.get_logger().info("event", number=number)
+    first, *cut, last = disk.getvalue().splitlines()
+    assert [json.loads(line)["number"] for line in (first, last)] == [0, 3]
+    assert all(line.startswith('{"number": 1') or not line.strip() for line in cut)
 
 
 def test_a_text_of_many_lines_is_one_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:

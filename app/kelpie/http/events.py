@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from uuid import UUID
 
 import structlog
 from flask import Blueprint, Response, request, stream_with_context
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from werkzeug.exceptions import MethodNotAllowed
 
 from kelpie.errors import NotFoundError, UnavailableError
@@ -42,13 +43,23 @@ log = structlog.get_logger(__name__)
 events = Blueprint("events", __name__)
 events.before_request(authenticate)
 
+_POSITION = "^(0|[0-9]{1,15}-[0-9]{1,19}-[0-9]{1,10})$"
+
+
+def _position(text: str) -> str:
+    if re.fullmatch(_POSITION, text, re.ASCII) is None:
+        raise ValueError("it must be the id of an event, such as 1764000000000-0-17, or 0")
+    return text
+
+
 PositionText = Annotated[
     str,
     Field(
         max_length=64,
-        pattern=r"^(0|[0-9]{1,15}-[0-9]{1,19}-[0-9]{1,10})$",
         description="The id of an event, or 0: what came after it is wanted.",
+        json_schema_extra={"pattern": _POSITION},
     ),
+    AfterValidator(_position),
 ]
 
 
