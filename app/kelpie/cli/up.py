@@ -155,7 +155,8 @@ def _show(event: Event, platform: Platform) -> None:
         case "ready", _:
             click.echo(_welcome(platform.ready, platform.options))
         case "exited", {"name": name, "code": code, "restart_in_s": wait_s}:
-            click.echo(f"{name} ended with {code}; it starts again in {wait_s:g} s", err=True)
+            log = f"{platform.options.data}/logs/{name}.log"
+            click.echo(f"{name} ended with {code}; it starts again in {wait_s:g} s. See {log}", err=True)
         case "started", {"name": name}:
             click.echo(f"{name} is back", err=True)
         case "replaced", {"name": name, "by": other}:
