@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from kelpie.embedded.valkey import ValkeyServer
-from kelpie.errors import UnavailableError
+from kelpie.errors import TooFastError, UnavailableError
 from kelpie.job import Outcome
 from kelpie.store import EventHub, Follower, PlacedEvent, Position, Queue, Store
 from kelpie.store import hub as module
@@ -140,6 +140,20 @@ def test_nobody_who_left_costs_anything(hub: EventHub, real_store: Store) -> Non
     again = hub.follow(USER)
     ids = submit(real_store)
     assert jobs_of(hear(again, 1)) == ids
+
+
+def test_an_owner_has_so_many_followers_and_others_as_many(hub: EventHub) -> None:
+    first, second = (hub.follow(USER, owner="ann", limit=2) for _ in range(2))
+    with pytest.raises(TooFastError, match="2 event streams"):
+        hub.follow(USER, owner="ann", limit=2)
+    assert hub.count() == 2
+    hub.follow(USER, owner="bob", limit=1)
+    for _ in range(2):  # leaving twice makes no more room
+        first.close()
+    hub.follow(USER, owner="ann", limit=2)
+    with pytest.raises(TooFastError):
+        hub.follow(USER, owner="ann", limit=2)
+    second.close()
 
 
 def test_a_slow_follower_is_disconnected_and_others_are_not(
