@@ -97,6 +97,7 @@ def test_users_jobs_and_the_admin_hear_what_is_theirs(hub: EventHub, real_store:
     [first, second] = submit(real_store, count=2)
     queue = real_store.find_queue(USER, GROUP)
     assert queue is not None
+    real_store.events.settled_ms()  # what was submitted is not of now
     mine, others, all_of_them = hub.follow(USER), hub.follow(OTHER_USER), hub.follow(None)
     one_job = hub.follow(None, (queue, second))
     real_store.cancel(first)
@@ -129,6 +130,7 @@ def test_who_hears_nothing_moves_on(hub: EventHub, real_store: Store) -> None:
 
 def test_nobody_who_left_costs_anything(hub: EventHub, real_store: Store) -> None:
     submit(real_store)
+    real_store.events.settled_ms()  # and that was not now
     followers = [hub.follow(USER) for _ in range(3)]
     assert hub.count() == 3
     for follower in followers:
@@ -239,6 +241,7 @@ def test_an_outage_is_borne_and_nothing_is_missed(tmp_path: object) -> None:
 
 def test_thousands_of_idle_followers_ask_redis_no_more_than_one(hub: EventHub, real_store: Store) -> None:
     submit(real_store)
+    real_store.events.settled_ms()  # and that was not now
     followers = [hub.follow(USER) for _ in range(2000)]
 
     def commands() -> int:
