@@ -169,11 +169,7 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "last_order = math.max(last_order + 1, wall_us)",
             "last_order = math.max(last_order + 2, wall_us)",
         ),
-        (
-            "submit",
-            "local sequence = redis.call('HINCRBY', META, 'sequence', 1)",
-            "local sequence = redis.call('HINCRBY', META, 'sequence', 2)",
-        ),
+        ("submit", "sequence = sequence + 1", "sequence = sequence + 2"),
     ),
     "the store reads a job back that existed, or takes the longer way to the same answer": (
         (

@@ -83,7 +83,7 @@ BROKEN = {
     "a job whose lease expired is lost": (
         "prelude",
         "park(job)\n      emit(job, 'interrupted')",
-        "leave_all(job)",
+        "leave(job)",
     ),
     "a failure counts twice": (
         "prelude",
@@ -100,13 +100,14 @@ BROKEN = {
     "a delayed job is leased at once": ("prelude", "elseif due > wall then", "elseif false then"),
     "an attempt is missing from the history": (
         "prelude",
-        "redis.call('RPUSH', attempts_key(job.id), cjson.encode(record))",
-        "if outcome ~= 'interrupted' then redis.call('RPUSH', attempts_key(job.id), '{}') end",
+        "if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) > MAX_ATTEMPTS then",
+        "if outcome ~= 'interrupted' and "
+        "redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) > MAX_ATTEMPTS then",
     ),
     "a node that revives a paused job shares it": (
         "prelude",
-        "redis.call('ZREM', WAITING, job.id)\n    redis.call('ZREM', DELAYED, job.id)\n",
-        "",
+        "    leave(job)\n    score_bans(job, -1)\n    put(job, 'attempt_state', 'held')",
+        "    score_bans(job, -1)\n    put(job, 'attempt_state', 'held')",
     ),
 }
 """By what goes wrong: script, text, and what stands in its place."""

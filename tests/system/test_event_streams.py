@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,30 @@ def test_a_stream_ends_after_its_time_and_at_once_when_the_api_stops(own_server:
         process.terminate()
         assert process.wait(10) == 0
         assert stream.ended.wait(10)
+
+
+def test_a_user_with_too_many_streams_is_429_and_others_are_served(
+    own_broker: ValkeyServer, tmp_path: Path
+) -> None:
+    with (
+        ApiServer(own_broker.url, tmp_path / "api", KELPIE_EVENT_STREAMS_PER_USER="1") as server,
+        ExitStack() as open_streams,
+    ):
+        user, stranger, refused = server.new_user(), server.new_user(), 0
+        job_id = user.submit(job_body())["id"]
+        for path in ("/events", f"/jobs/{job_id}/events", "/events"):  # of two processes
+            reply = server.http.request(
+                "GET",
+                f"{server.url}{path}",
+                headers={"X-Kelpie-Key": user.key, "Accept": "text/event-stream"},
+                preload_content=False,
+                timeout=10,
+            )
+            open_streams.callback(reply.close)
+            assert reply.status in (200, 429)
+            refused += reply.status == 429
+        assert refused
+        open_streams.enter_context(Stream(stranger, "/events"))
 
 
 def test_without_redis_a_stream_is_refused_and_open_ones_go_on_when_it_is_back(

@@ -189,10 +189,10 @@ def test_rule_06_outputs_that_cannot_be_stored_are_a_failure_and_another_node_co
     any_fleet: Fleet, s3: S3Server, bucket: str
 ) -> None:
     any_fleet.node("first", MAX_RETRIES="2")
-    job = any_fleet.submit(
-        "mkdir -p out; echo result > out/result", sync={"after": [up(bucket, "out/", "out")]}
-    )
     with unwritable(s3, bucket):
+        job = any_fleet.submit(
+            "mkdir -p out; echo result > out/result", sync={"after": [up(bucket, "out/", "out")]}
+        )
         failed_once = any_fleet.wait_for(job, num_failures=1)
         assert failed_once["status"] == "running"
         assert outcomes(failed_once) == ["sync_failed"]

@@ -64,6 +64,12 @@ class PlatformSettings(BaseSettings):
         le=86_400,
         description="How long one event stream lasts before its client must resume it, in seconds.",
     )
+    event_streams_per_user: int = Field(
+        default=200,
+        ge=1,
+        le=100_000,
+        description="How many event streams one user may have open in each process of the API, a count.",
+    )
 
     provider: Literal["local"] = Field(
         default="local",

@@ -19,7 +19,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from kelpie.errors import NotFoundError, UnavailableError
 from kelpie.http.auth import RECHECK_AFTER_S, authenticate, is_still_good
 from kelpie.http.connections import disconnect
-from kelpie.http.context import scope, services
+from kelpie.http.context import principal, scope, services
 from kelpie.http.models import Query
 from kelpie.http.openapi import EVENTS, replies, spec
 from kelpie.http.replies import ErrorReply, Reply, Time
@@ -118,7 +118,7 @@ def listing(query: EventsQuery, headers: EventsHeaders) -> Answer:
     if not _wants_stream(query):
         queues = store.queues(scope())
         return _page(store, partial(store.events.page, queues), queues, after or BEGINNING, query.page_size)
-    follower = services().hub.follow(scope(), disconnect=_disconnect())
+    follower = _follow(scope())
     return _stream(store, partial(store.events.page, follower.queues), follower, after)
 
 
@@ -138,7 +138,7 @@ def of_job(job_id: str, query: EventsQuery, headers: EventsHeaders) -> Answer:
     read = partial(store.events.job_page, queue, job.id)
     if not _wants_stream(query):
         return _page(store, read, [queue], after, query.page_size)
-    follower = services().hub.follow(None, (queue, job.id), disconnect=_disconnect())
+    follower = _follow(None, (queue, job.id))
     return _stream(store, read, follower, after)
 
 
@@ -156,6 +156,17 @@ def _page(store: Store, read: Read, queues: list[Queue], after: Position, page_s
     # An empty page moves on too, so that who asks again does not fall behind what is kept.
     end = found[-1].position if len(found) == page_size else max(after, Position(before_ms, 0, 0))
     return {"_count": len(found), "events": [_wire(one) for one in found], "next": str(end), "gap": gap}
+
+
+def _follow(user_id: str | None, job: tuple[Queue, str] | None = None) -> Follower:
+    parts = services()
+    return parts.hub.follow(
+        user_id,
+        job,
+        owner=principal().user_id,
+        limit=parts.settings.event_streams_per_user,
+        disconnect=_disconnect(),
+    )
 
 
 def _stream(store: Store, read: Read, follower: Follower, after: Position | None) -> Answer:

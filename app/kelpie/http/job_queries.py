@@ -19,7 +19,7 @@ class JobsQuery(Query):
     status: JobStatus | None = None
     container_group_id: GroupId | None = None
     page_size: Annotated[int, Field(ge=1, le=1000)] = 100
-    page: Annotated[int, Field(ge=-(2**31), le=1_000_000, description="1, 2, 3 …; less means 1.")] = 1
+    page: Annotated[int, Field(le=1_000_000, description="1, 2, 3 …; less means 1.")] = 1
     asc: Annotated[bool, Field(description="Oldest first.")] = False
     cursor: Annotated[
         str | None,

@@ -131,8 +131,8 @@ def _read(expected_bytes: int) -> bytes:
     try:
         with gevent.Timeout(patience_s, RequestTimeout("The body came too slowly.")):
             return request.get_data(cache=False)
-    except (ParseException, OSError) as error:  # its chunks are none, or the client has gone
-        raise BadRequest(f"The body broke off or is malformed ({type(error).__name__}).") from None
+    except ParseException as error:  # its chunks are none
+        raise BadRequest(f"The chunks of the body are malformed ({type(error).__name__}).") from None
 
 
 def replies(**models: Any) -> Response:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from itertools import takewhile
 
 import redis
 import structlog
 
-from kelpie.errors import UnavailableError
+from kelpie.errors import TooFastError, UnavailableError
 from kelpie.store import keys
 from kelpie.store.connection import translated
 from kelpie.store.events import BEGINNING, START, PlacedEvent, Position
@@ -22,6 +22,7 @@ PER_STREAM_S = 0.0001  # added for each: a reader of many streams must not eat t
 MAX_INTERVAL_S = 5.0
 BATCH = 2000  # events of one stream per read
 BUFFER = 10_000  # events that wait for one follower; a slower one is disconnected
+RETRY_S = 15.0  # after which a stream whose client has gone is seen to have ended
 AHEAD_MS = 2000  # an id further ahead than this is that of a clock that went back
 
 _LAST_SEQUENCE = 2**64 - 1
@@ -37,9 +38,15 @@ class Follower:
     """
 
     def __init__(
-        self, hub: EventHub, user_id: str | None, job_id: str | None, disconnect: Callable[[], None]
+        self,
+        hub: EventHub,
+        user_id: str | None,
+        job_id: str | None,
+        owner: str | None,
+        disconnect: Callable[[], None],
     ) -> None:
         self._hub = hub
+        self.owner = owner
         self._news = threading.Event()
         self._buffer: deque[tuple[Position, PlacedEvent]] = deque()
         self._disconnect = disconnect
@@ -103,6 +110,7 @@ class EventHub:
         self._followers: set[Follower] = set()
         self._by_user: dict[str | None, set[Follower]] = {}
         self._by_job: dict[str, set[Follower]] = {}
+        self._owned: Counter[str] = Counter()  # how many followers each owner has
         self._followed: dict[Queue, int] = {}  # how many followers each stream has
         self._cursors: dict[Queue, str] = {}  # the last event that was told; of the same queues
         self._told_ms = 0  # what happened since then is told to who comes now; the latest time of a read
@@ -115,14 +123,22 @@ class EventHub:
         user_id: str | None,
         job: tuple[Queue, str] | None = None,
         *,
+        owner: str | None = None,
+        limit: int = 0,
         disconnect: Callable[[], None] = lambda: None,
     ) -> Follower:
         """A new follower of a user (None: of all) or of one job. Raises UnavailableError.
 
+        Raises TooFastError when its ``owner`` has ``limit`` of them: each may hold ``BUFFER`` events.
         ``disconnect`` is called, under a lock, when it lags too far behind.
         """
-        follower = Follower(self, user_id, None if job is None else job[1], disconnect)
+        follower = Follower(self, user_id, None if job is None else job[1], owner, disconnect)
         with self.lock:
+            if owner is not None and self._owned[owner] >= limit:
+                raise TooFastError(
+                    f"You have {limit} event streams open here; close some, or come again.",
+                    retry_after_s=RETRY_S,
+                )
             now_ms = self._store.events.now_ms()
             if not self._followers:  # nobody has read for long
                 self._epoch += 1
@@ -137,6 +153,8 @@ class EventHub:
             follower.since_ms = self._told_ms
             follower.came_ms = now_ms
             self._followers.add(follower)
+            if owner is not None:
+                self._owned[owner] += 1
             self._place(follower).add(follower)
             for queue in follower.queues:
                 self._watch(queue, since)
@@ -151,6 +169,10 @@ class EventHub:
             if follower not in self._followers:
                 return
             self._followers.discard(follower)
+            if follower.owner is not None:
+                self._owned[follower.owner] -= 1
+                if not self._owned[follower.owner]:
+                    del self._owned[follower.owner]
             self._place(follower).discard(follower)
             if not self._place(follower):
                 if follower.job_id is None:

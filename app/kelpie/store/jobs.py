@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kelpie.job import Attempt, Job, JobStatus
+from kelpie.secrets import masked_arguments, masked_text
 from kelpie.store import codec
 from kelpie.store.access import Access, no_such_job
 from kelpie.store.connection import translated
@@ -178,4 +179,6 @@ def _number(job_id: str) -> int:
 def _searched(job: Job) -> str:
     spec = job.spec
     labels = (f"{name}={value}" for name, value in spec.labels.items())
-    return "\n".join((job.id, spec.command, *spec.arguments, spec.container_group_id, *labels)).casefold()
+    # What lists mask is not found either: piece by piece a search would tell it.
+    shown = (masked_text(spec.command), *masked_arguments(spec.arguments))
+    return "\n".join((job.id, *shown, spec.container_group_id, *labels)).casefold()

@@ -93,13 +93,14 @@ def read_after(
     """The next ``count`` jobs of the merged indexes after a position (None: from the first on)."""
     sign = 1 if ascending else -1
     with translated():
-        sources = _filled(client, indexes, -sign * math.inf if after is None else after.order)
-        chunk = count // max(len(sources), 1) + 2
+        start = -sign * math.inf if after is None else after.order
+        sources = [_Source(key, start) for key in indexes]
         found: set[Position] = set()
         ordered: list[Position] = []
         behind = sources
         including = True  # another queue may have a job of the same µs
         while behind:
+            chunk = max(0, count - len(ordered)) // len(behind) + 2
             reading = together(client)  # one moment, so that a job that changes status is not missed
             for source in behind:
                 reading.zrange(
@@ -192,10 +193,3 @@ def _after(found: set[Position], after: Position | None, *, ascending: bool) -> 
     if after is None:
         return ordered
     return [place for place in ordered if (place > after if ascending else place < after)]
-
-
-def _filled(client: redis.Redis, indexes: Sequence[str], start: float) -> list[_Source]:
-    counting = client.pipeline(transaction=False)
-    for key in indexes:
-        counting.exists(key)
-    return [_Source(key, start) for key, exists in zip(indexes, counting.execute(), strict=True) if exists]

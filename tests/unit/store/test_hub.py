@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from kelpie.embedded.valkey import ValkeyServer
-from kelpie.errors import UnavailableError
+from kelpie.errors import TooFastError, UnavailableError
 from kelpie.job import Outcome
 from kelpie.store import EventHub, Follower, PlacedEvent, Position, Queue, Store
 from kelpie.store import hub as module
@@ -50,6 +50,7 @@ def submit(store: Store, user: str = USER, group: str = GROUP, count: int = 1) -
 
 def test_a_follower_hears_what_happens_from_now_on_in_order(hub: EventHub, real_store: Store) -> None:
     submit(real_store)
+    real_store.events.settled_ms()  # and that was not now
     follower = hub.follow(USER)
     ids = submit(real_store) + submit(real_store, group="b") + submit(real_store)
     lease = real_store.lease(USER, GROUP, "n", "r" * 16)
@@ -96,6 +97,7 @@ def test_users_jobs_and_the_admin_hear_what_is_theirs(hub: EventHub, real_store:
     [first, second] = submit(real_store, count=2)
     queue = real_store.find_queue(USER, GROUP)
     assert queue is not None
+    real_store.events.settled_ms()  # what was submitted is not of now
     mine, others, all_of_them = hub.follow(USER), hub.follow(OTHER_USER), hub.follow(None)
     one_job = hub.follow(None, (queue, second))
     real_store.cancel(first)
@@ -128,6 +130,7 @@ def test_who_hears_nothing_moves_on(hub: EventHub, real_store: Store) -> None:
 
 def test_nobody_who_left_costs_anything(hub: EventHub, real_store: Store) -> None:
     submit(real_store)
+    real_store.events.settled_ms()  # and that was not now
     followers = [hub.follow(USER) for _ in range(3)]
     assert hub.count() == 3
     for follower in followers:
@@ -140,6 +143,20 @@ def test_nobody_who_left_costs_anything(hub: EventHub, real_store: Store) -> Non
     again = hub.follow(USER)
     ids = submit(real_store)
     assert jobs_of(hear(again, 1)) == ids
+
+
+def test_an_owner_has_so_many_followers_and_others_as_many(hub: EventHub) -> None:
+    first, second = (hub.follow(USER, owner="ann", limit=2) for _ in range(2))
+    with pytest.raises(TooFastError, match="2 event streams"):
+        hub.follow(USER, owner="ann", limit=2)
+    assert hub.count() == 2
+    hub.follow(USER, owner="bob", limit=1)
+    for _ in range(2):  # leaving twice makes no more room
+        first.close()
+    hub.follow(USER, owner="ann", limit=2)
+    with pytest.raises(TooFastError):
+        hub.follow(USER, owner="ann", limit=2)
+    second.close()
 
 
 def test_a_slow_follower_is_disconnected_and_others_are_not(
@@ -177,7 +194,7 @@ def test_more_at_once_than_one_read_takes_is_all_heard(
 def test_a_clock_that_went_back_hides_nothing(hub: EventHub, real_store: Store) -> None:
     """Ids of a stream never go back, so those of a server whose clock did are ahead of its time."""
     submit(real_store, group="ahead")
-    ahead_ms = real_store.events.now_ms() + 3_600_000
+    ahead_ms = real_store.events.settled_ms() + 3_600_000  # what was submitted is not of now
     follower = hub.follow(USER)
     event = {"type": "running", "job": "early", "attempt": 1, "node": "", "status": "running", "time": 1}
     [stream] = real_store.redis.scan_iter(match="kelpie:*:events")
@@ -224,6 +241,7 @@ def test_an_outage_is_borne_and_nothing_is_missed(tmp_path: object) -> None:
 
 def test_thousands_of_idle_followers_ask_redis_no_more_than_one(hub: EventHub, real_store: Store) -> None:
     submit(real_store)
+    real_store.events.settled_ms()  # and that was not now
     followers = [hub.follow(USER) for _ in range(2000)]
 
     def commands() -> int:

@@ -156,3 +156,9 @@ def test_a_page_far_in_is_found_without_reading_what_is_before_it(
         pages += [job.id for job in page.jobs]
     assert pages == expected
     assert read < 2 * listing.SKIP_FROM
+
+
+def test_what_lists_mask_is_not_found_by_a_search(sut: StoreUnderTest) -> None:
+    sut.submit_one(arguments=("--password", "swordfish-91", "--seed", "7"), environment={"A": "swordfish-91"})
+    assert walk(sut, Filter(text="swordfish")) == []
+    assert len(walk(sut, Filter(text="--seed"))) == 1
