@@ -242,6 +242,18 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
         ("purge", "return 1", "return 2"),
         ("purge", "return 1", "return 0"),
     ),
+    "no script moves a job twice; the next one that does may rely on it": (
+        ("prelude", "job.home = home", ""),
+        ("prelude", "job.home = nil", ""),
+    ),
+    "there is nothing to cut off yet": (
+        (
+            "prelude",
+            "if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) > MAX_ATTEMPTS then",
+            "if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) >= MAX_ATTEMPTS then",
+        ),
+    ),
+    "each job enters its set alone, which takes longer": (("submit", "if job.f.due then", "if true then"),),
     "fewer or more jobs per call, and as many calls as it takes": (
         ("clear", "if count == 0 then", "if true then"),
         ("purge_queue", "count = count + 1", "count = count + 2"),
