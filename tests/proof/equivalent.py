@@ -53,6 +53,8 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "if #written > 0 then redis.call('HSET', job_key(job.id), unpack(written)) end",
             "if #written > 1 then redis.call('HSET', job_key(job.id), unpack(written)) end",
         ),
+        ("submit", "if #pending > 0 then", "if #pending > 1 then"),
+        ("submit", "if #waiting > 0 then", "if #waiting > 1 then"),
     ),
     "any score that is not positive says that the job does not wait": (
         ("prelude", "score_bans(job, -1)", "score_bans(job, -2)"),
