@@ -226,10 +226,10 @@ def test_a_stream_ends_after_its_time_and_at_once_when_the_api_stops(own_server:
 
 
 def test_a_user_with_too_many_streams_is_429_and_others_are_served(
-    own_broker: ValkeyServer, tmp_path: Path
+    broker: ValkeyServer, tmp_path: Path
 ) -> None:
     with (
-        ApiServer(own_broker.url, tmp_path / "api", KELPIE_EVENT_STREAMS_PER_USER="1") as server,
+        ApiServer(broker.url, tmp_path / "api", KELPIE_EVENT_STREAMS_PER_USER="1") as server,
         ExitStack() as open_streams,
     ):
         user, stranger, refused = server.new_user(), server.new_user(), 0

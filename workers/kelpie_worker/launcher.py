@@ -37,10 +37,10 @@ def main() -> None:
     if os.getppid() != order["parent"]:  # the worker died before the line above took effect
         os._exit(NOT_STARTED)
 
-    # Python ignores these two, and the worker blocks the signals that stop it: a command starts with neither
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Python ignores some, nohup and shells ignore others, and the worker blocks the signals that stop it: a
+    # command starts with none of that
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606  (argv, never a shell)
