@@ -88,7 +88,7 @@ def test_the_relay_finds_its_cursor_again(sut: StoreUnderTest) -> None:
 def test_streams_are_bounded(sut: StoreUnderTest) -> None:
     if not sut.real:
         pytest.skip("105,000 entries are slow on fakeredis")
-    fill = "for i = 1, 105000 do redis.call('XADD', KEYS[1], '*', 'type', 'submitted') end"
+    fill = "for i = 1, 105000 do redis.call('XADD', KEYS[1], '*', 'event', 'x') end"
     sut.redis.eval(fill, 1, sut.keys().events)
     sut.submit(1)
     assert 100_000 <= sut.redis.xlen(sut.keys().events) < 100_500
