@@ -80,9 +80,13 @@ class Events:
 
     def read(self, queue: Queue, after_id: str = START, count: int = 100) -> list[Event]:
         """Up to ``count`` events after the one of that id. The newest 100,000 or so are kept."""
-        with translated():
-            entries = self._client.xrange(_keys(queue).events, min=f"({after_id}", count=count)
-        return decode_events(entries or ())
+        while True:
+            with translated():
+                entries: Any = self._client.xrange(_keys(queue).events, min=f"({after_id}", count=count)
+            events = decode_events(entries)
+            if events or len(entries) < count:
+                return events
+            after_id = text(entries[-1][0])  # all of a later version: what comes after them is not held up
 
     def relay_cursor(self, queue: Queue) -> str:
         """The id of the last event that the relay has passed on."""

@@ -6,7 +6,7 @@ import pytest
 
 from kelpie.job import JobStatus, Outcome
 from kelpie.store import Event, EventType
-from tests.factories import GROUP
+from tests.factories import GROUP, event_entry
 from tests.unit.store.conftest import START_MS, USER, StoreUnderTest, holder_of
 
 
@@ -69,6 +69,15 @@ def test_events_are_read_on_from_any_of_them(sut: StoreUnderTest) -> None:
         after = page[-1].id
     assert found == everything
     assert len(found) == 7
+
+
+def test_events_of_a_later_version_do_not_hold_up_those_after_them(sut: StoreUnderTest) -> None:
+    job = sut.submit_one()
+    first = events(sut)[0]
+    for _ in range(7):
+        sut.redis.xadd(sut.keys().events, event_entry("teleported", job.id))
+    sut.store.cancel(job.id)
+    assert [event.type for event in events(sut, first.id, count=3)] == [EventType.CANCELED]
 
 
 def test_the_relay_finds_its_cursor_again(sut: StoreUnderTest) -> None:
