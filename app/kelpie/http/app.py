@@ -9,7 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from kelpie.config import Settings
 from kelpie.errors import ForbiddenError, StartupError, UnauthenticatedError
-from kelpie.http import cors, errors
+from kelpie.http import audit, cors, errors
 from kelpie.http.container_groups import container_groups
 from kelpie.http.context import EXTENSION, Services, services
 from kelpie.http.events import events
@@ -29,7 +29,7 @@ from kelpie.identity import Identities
 from kelpie.providers import make_provider
 from kelpie.store import EventHub, Poller, Store
 from kelpie.store.connection import make_plain_client
-from kelpie_web import pages
+from kelpie_web import dashboard, pages
 
 
 def create_app(settings: Settings, store: Store | None = None) -> Flask:
@@ -50,6 +50,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     poller = Poller(store)
     meter = Meter(store.metrics, poller)
     buckets = Buckets(store.metrics)
+    notes = audit.Notes(store)
     app.extensions[EXTENSION] = Services(
         settings=settings,
         store=store,
@@ -58,7 +59,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         provider=make_provider(settings, store),
         identities=Identities.from_settings(settings),
         limits=Limits(settings, buckets),
-        pulse=Pulse((meter.report, buckets.share)),
+        pulse=Pulse((meter.report, buckets.share, notes.flush)),
+        notes=notes,
         registry=make_registry(
             RedisCollector(store.metrics, _deliveries(settings), top=settings.metrics_queues)
         ),
@@ -68,9 +70,10 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     meter.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins)
+    audit.register(app)
     app.after_request(_harden)
     jobs_and_nodes = (jobs, work, events, webhooks, scaling_rules, container_groups)
-    for blueprint in (*jobs_and_nodes, users, keys, health, metrics, pages):
+    for blueprint in (*jobs_and_nodes, users, keys, health, metrics, pages, dashboard):
         app.register_blueprint(blueprint)
     spec.register(app)
     return app

@@ -51,12 +51,14 @@ def is_still_good() -> bool:
 def authenticate() -> None:
     """For what users do: identify the caller, whose credentials must have the scope ``submit``.
 
-    Where only the admin is let in (:func:`admin_only`), the scope ``admin`` instead.
+    ``read`` is enough to look at something. Where only the admin is let in (:func:`admin_only`), the scope
+    ``admin`` instead.
     """
     identify()
     if request.method != "OPTIONS":
         view = current_app.view_functions.get(request.endpoint or "")
-        require(Scope.ADMIN if getattr(view, _ADMIN_ONLY, False) else Scope.SUBMIT)
+        own = Scope.READ if request.method in {"GET", "HEAD"} else Scope.SUBMIT
+        require(Scope.ADMIN if getattr(view, _ADMIN_ONLY, False) else own)
 
 
 def authenticate_worker() -> None:

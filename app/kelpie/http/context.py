@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Flask, current_app, g
 from prometheus_client import CollectorRegistry
@@ -16,6 +16,9 @@ from kelpie.http.pulse import Pulse
 from kelpie.identity import Identities
 from kelpie.providers import Provider
 from kelpie.store import ADMIN_ID, EventHub, Poller, Principal, Scope, Store
+
+if TYPE_CHECKING:
+    from kelpie.http.audit import Notes
 
 EXTENSION = "kelpie"
 
@@ -33,6 +36,7 @@ class Services:
     limits: Limits
     pulse: Pulse
     registry: CollectorRegistry
+    notes: Notes
     ending: threading.Event = field(default_factory=threading.Event)
 
     def announce_end(self) -> None:

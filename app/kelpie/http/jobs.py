@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, g
 
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, scope, services
@@ -14,6 +14,7 @@ from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 from kelpie.job import Job
 from kelpie.secrets import masked_job
+from kelpie.store import Scope
 
 Answer = Any  # whatever Flask makes a response of
 
@@ -43,6 +44,7 @@ def submit_batch(json: BatchBody, headers: SubmitHeaders) -> Answer:
         [body.spec() for body in json.root],
         idempotency_key=headers.idempotency_key,
     )
+    g.submitted = len(submitted)
     return [job.to_wire() for job in submitted], 202
 
 
@@ -137,6 +139,7 @@ def purge_all() -> Answer:
 
 
 def _shown(job: Job) -> dict[str, Any]:
-    """One job: whole to its owner, without its secrets to the admin, who may look at everybody's."""
+    """One job: whole to its owner, without its secrets to the admin and to keys that may only look."""
     wire = job.to_wire()
-    return wire if job.user_id == principal().user_id else masked_job(wire)
+    own = job.user_id == principal().user_id and principal().may(Scope.SUBMIT)
+    return wire if own else masked_job(wire)

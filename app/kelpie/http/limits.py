@@ -184,6 +184,21 @@ class Limits:
         if name is not None and any(header in request.headers for header in CREDENTIALS):
             self._buckets.take(name, self._failures)
 
+    def before_login(self) -> None:
+        """Raises TooFastError for an address from which too many unknown keys came into the login form."""
+        name = _address()
+        wait_s = 0.0 if name is None or not self._failures.per_s else self._buckets.wait_s(name)
+        if wait_s:
+            raise TooFastError(
+                "Too many unknown keys came from your address; wait, and check the key.", retry_after_s=wait_s
+            )
+
+    def after_failed_login(self) -> None:
+        """Note that an unknown key came into the login form from this address."""
+        name = _address()
+        if name is not None:
+            self._buckets.take(name, self._failures)
+
     def after_authentication(self) -> None:
         """Spend one request of the caller. Raises TooFastError when he has none left."""
         caller = g.get("principal")

@@ -1,24 +1,32 @@
 """Everything that touches Redis. ``Store`` is the entrance; no other package sends a command about jobs."""
 
+from kelpie.store.audit import Audit, Deed, Entry
 from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
 from kelpie.store.events import PlacedEvent, Position
 from kelpie.store.hub import EventHub, Follower
 from kelpie.store.jobs import Filter, Page
+from kelpie.store.nodes import Node, NodeState
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, Scope, User
+from kelpie.store.sessions import Session, Sessions
 from kelpie.store.store import Store
 
 __all__ = [
     "ADMIN_ID",
     "ApiKey",
+    "Audit",
+    "Deed",
     "Deliveries",
     "Delivery",
     "DeliveryStatus",
+    "Entry",
     "Event",
     "EventHub",
     "EventType",
     "Filter",
     "Follower",
+    "Node",
+    "NodeState",
     "Page",
     "PlacedEvent",
     "Poller",
@@ -26,6 +34,8 @@ __all__ = [
     "Principal",
     "Queue",
     "Scope",
+    "Session",
+    "Sessions",
     "Store",
     "User",
 ]

@@ -120,7 +120,10 @@ class ApiKeys:
         """
         if not key or len(key) > MAX_KEY_CHARS:
             return None
-        digest = digest_of(key)
+        return self.of_digest(digest_of(key), note_use=note_use)
+
+    def of_digest(self, digest: str, *, note_use: bool = True) -> Principal | None:
+        """Whom the API key with that digest speaks for; None when it was revoked or has expired."""
         with translated():
             fields = fields_of(self._client.hgetall(keys.api_key(digest)))
         if not fields:

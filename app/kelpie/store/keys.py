@@ -44,6 +44,10 @@ kelpie:{users}:user:<id>              hash    username, created (ms), webhook_se
                                               rotation also old_webhook_secret, old_webhook_secret_until (ms)
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
 kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
+kelpie:{users}:session:<sha256>       hash    a browser's session: key (digest of its API key), expires (ms),
+                                              notice (what its next page says); TTL = its end
+kelpie:{audit}:all                    stream  who did what, the last 100,000 entries; see audit.py
+kelpie:{audit}:user:<id>              stream  what a user did, the last 10,000
 kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
 kelpie:{rules}:user_rules:<id>        zset    those of a user
 kelpie:{rules}:rule:<group>           hash    see RULE_FIELDS
@@ -203,6 +207,7 @@ RULES = "kelpie:{rules}:rules"
 GROUPS = "kelpie:{rules}:groups"
 AUTOSCALER_LOCK = "kelpie:{rules}:autoscaler"
 DELIVERY_USERS = "kelpie:{webhooks}:users"
+AUDIT = "kelpie:{audit}:all"
 
 
 def delivery(delivery_id: str) -> str:
@@ -248,6 +253,16 @@ def user_keys(user_id: str) -> str:
 def api_key(digest: str) -> str:
     """What is known of an API key."""
     return f"{API_KEY_PREFIX}{digest}"
+
+
+def session(digest: str) -> str:
+    """A browser's session, by the digest of its secret."""
+    return f"kelpie:{{users}}:session:{digest}"
+
+
+def audit_of(user_id: str) -> str:
+    """What a user did."""
+    return f"kelpie:{{audit}}:user:{user_id}"
 
 
 def user_rules(user_id: str) -> str:

@@ -52,6 +52,9 @@ class QueueFigures:
     running: int  # likewise
     waiting: int  # jobs that a node could have now
     leased: int  # jobs that a node has
+    failed: int  # jobs in that status
+    completed: int  # likewise
+    canceled: int  # likewise
     stale: int  # RUNNING jobs that wait for a node
     oldest_pending_s: float  # the age of the oldest pending job; 0 without any
     counters: Mapping[str, int]  # COUNTERS, of all time
@@ -86,9 +89,9 @@ class Metrics:
         self._registry = registry
         self._clock = clock
 
-    def queues(self) -> list[QueueFigures]:
-        """The figures of every queue, by number; chunks of them are of different moments."""
-        places = self._registry.all(None)
+    def queues(self, user_id: str | None = None) -> list[QueueFigures]:
+        """The figures of a user's queues (None: of all), by number; chunks are of different moments."""
+        places = self._registry.all(user_id)
         found: list[QueueFigures] = []
         with translated():
             now_s = _server_time(self._client)
@@ -161,10 +164,13 @@ def _ask(reading: Any, place: Place) -> None:
     reading.zcount(place.keys.waiting, "-inf", f"({NEVER_STARTED}")
     reading.zrange(pending, 0, 0, withscores=True)
     reading.hgetall(place.keys.counters)
+    for status in (JobStatus.FAILED, JobStatus.COMPLETED, JobStatus.CANCELED):
+        reading.zcard(place.keys.index(status))
 
 
 def _figures(place: Place, answers: Sequence[Any], now_s: float) -> QueueFigures:
-    pending, running, waiting, leased, stale, oldest, counters = answers
+    pending, running, waiting, leased, stale, oldest, counters, *ended = answers
+    failed, completed, canceled = ended
     told = fields_of(counters)
     return QueueFigures(
         queue=place.queue,
@@ -172,6 +178,9 @@ def _figures(place: Place, answers: Sequence[Any], now_s: float) -> QueueFigures
         running=running,
         waiting=waiting,
         leased=leased,
+        failed=failed,
+        completed=completed,
+        canceled=canceled,
         stale=stale,
         oldest_pending_s=max(0.0, now_s - oldest[0][1] / 1e6) if oldest else 0.0,
         counters={name: int(told.get(name, 0)) for name in COUNTERS},

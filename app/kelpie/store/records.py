@@ -20,6 +20,7 @@ class Scope(StrEnum):
     """What an API key may be limited to. A key without scopes may do all that its user may."""
 
     SUBMIT = "submit"  # submit jobs, and see, change and delete what is the user's
+    READ = "read"  # see what is the user's, and change nothing
     WORK = "work"  # ask for work and report on it, nothing else
     ADMIN = "admin"  # what only the admin may do; for keys of the admin alone
 
@@ -87,7 +88,9 @@ class Principal:
         """Whether the credentials allow what ``scope`` stands for."""
         if scope is Scope.ADMIN and self.user_id != ADMIN_ID:
             return False
-        return self.scopes is None or scope in self.scopes
+        if self.scopes is None or scope in self.scopes:
+            return True
+        return scope is Scope.READ and Scope.SUBMIT in self.scopes
 
     @property
     def is_admin(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import redis
 
 from kelpie.store import connection, keys, migrations, safety
+from kelpie.store.audit import Audit
 from kelpie.store.control import Control
 from kelpie.store.deliveries import Deliveries
 from kelpie.store.demand import Demands
@@ -13,16 +14,18 @@ from kelpie.store.groups import Groups
 from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
 from kelpie.store.metrics import Metrics
+from kelpie.store.nodes import Nodes
 from kelpie.store.organizations import Organizations
 from kelpie.store.records import ADMIN_ID, Queue
 from kelpie.store.rules import Rules
 from kelpie.store.scripts import Scripts
+from kelpie.store.sessions import Sessions
 from kelpie.store.submissions import Submissions
 from kelpie.store.users import Users
 from kelpie.store.webhook_secrets import WebhookSecrets
 
 
-class Store(Submissions, Control, Leases, Demands):
+class Store(Submissions, Control, Leases, Demands, Nodes):
     """Jobs, leases, users and scaling rules in one server. Safe to share between threads and greenlets.
 
     Every method raises UnavailableError while the server cannot be reached or cannot serve.
@@ -40,6 +43,8 @@ class Store(Submissions, Control, Leases, Demands):
         self._allow_volatile = allow_volatile
         self._wait_replicas = wait_replicas
         self.users = Users(client, self._scripts)
+        self.sessions = Sessions(client, self.users)
+        self.audit = Audit(client)
         self.organizations = Organizations(client, self._scripts)
         self.events = Events(client, self._scripts)
         self.deliveries = Deliveries(client, self._scripts)

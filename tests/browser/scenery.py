@@ -1,0 +1,70 @@
+"""Something to look at: jobs in every state, nodes, a group with a rule, webhooks, hostile words."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from tests.api import ApiUser
+from tests.factories import job_body
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}\x1b[31m"
+"""What must show as text wherever it stands."""
+
+
+@dataclass(frozen=True)
+class Scenery:
+    """What there is to look at."""
+
+    group: str
+    running: str
+    failed: str
+    completed: str
+    pending: str
+    hostile: str
+
+
+def lease(user: ApiUser, group: str, node: str) -> dict[str, str]:
+    """A job of the group, given to the node."""
+    [job] = user.ok("GET", f"/work?machine_id={node}&container_group_id={group}")
+    return {"id": job["id"], "machine_id": node, "container_group_id": group, "lease": job["lease"]}
+
+
+def report(user: ApiUser, held: dict[str, str], what: str, **more: object) -> None:
+    """What a node says about its job."""
+    user.ok("POST", f"/jobs/{held['id']}/{what}", json={**held, **more})
+
+
+def paint(user: ApiUser) -> Scenery:
+    """Make it."""
+    group = str(uuid.uuid4())
+    place = {"name": "relaxation", "organization": "org", "project": "project"}
+    user.server.admin().ok("PUT", f"/container-groups/{group}", json=place)
+    user.ok(
+        "POST",
+        "/scaling-rules",
+        json={"container_group_id": group, "min_replicas": 0, "max_replicas": 8, "idle_threshold_seconds": 60},
+    )
+    sync = {
+        "before": [{"bucket": "runs", "prefix": "in/", "local_path": "/in", "direction": "download"}],
+        "during": [{"bucket": "runs", "prefix": "ckpt/", "local_path": "/ckpt", "direction": "upload"}],
+    }
+
+    def submit(**how: object) -> str:
+        body = job_body(container_group_id=group, command="python", **how)
+        return str(user.submit(body)["id"])
+
+    labels = {"sweep": "lattice-64"}
+    completed = submit(arguments=["relax.py", "--steps", "20000"], labels=labels)
+    report(user, lease(user, group, "node-a"), "completed")
+    failed = submit(arguments=["relax.py", "--steps", "-1"], labels=labels, max_failures=1)
+    report(user, lease(user, group, "node-b"), "failed", exit_code=1, reason="exit code 1")
+    running = submit(arguments=["relax.py", "--steps", "90000"], labels=labels, sync=sync)
+    report(user, lease(user, group, "node-a"), "failed", exit_code=137, reason="killed by SIGKILL")
+    report(user, lease(user, group, "node-b"), "released")
+    report(user, lease(user, group, "node-c"), "heartbeat")
+    pending = submit(
+        arguments=["relax.py", "--seed", "7"], labels=labels, webhook="http://127.0.0.1:9/hook?t=secret"
+    )
+    hostile = submit(arguments=[HOSTILE], labels={"note": "<b>bold</b>"}, priority=0)
+    return Scenery(group, running, failed, completed, pending, hostile)

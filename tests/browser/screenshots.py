@@ -1,0 +1,58 @@
+"""Pictures of every page, light, dark and on a phone: ``python -m tests.browser.screenshots FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from kelpie.embedded.valkey import ValkeyServer
+from tests.api import ApiServer
+from tests.browser.pages import pages_of
+from tests.browser.people import DESK, PHONE, Person, chromium
+from tests.browser.scenery import paint
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"theme": "light", "viewport": DESK},
+    "dark": {"theme": "dark", "viewport": DESK},
+    "phone": {"theme": "light", "viewport": PHONE},
+}
+
+
+def main(folder: Path) -> None:
+    """Take them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ValkeyServer(Path(name) / "valkey") as broker,
+        ApiServer(broker.url, Path(name)) as server,
+        sync_playwright() as playwright,
+    ):
+        user = server.new_user()
+        scenery = paint(user)
+        browser = chromium(playwright)
+        for look, how in LOOKS.items():
+            person = Person(browser, server.url, **how)
+            person.go("/login")
+            person.page.screenshot(path=folder / f"login-{look}.png")
+            person.log_in(user.key)
+            for title, path in pages_of(user, scenery).items():
+                person.go(path)
+                person.page.wait_for_timeout(300)
+                person.page.screenshot(path=folder / f"{title}-{look}.png", full_page=True)
+            person.context.close()
+            admin = Person(browser, server.url, **how)
+            admin.log_in(server.admin_key)
+            for title in ("users", "audit"):
+                admin.go(f"/{title}")
+                admin.page.screenshot(path=folder / f"admin-{title}-{look}.png", full_page=True)
+            admin.context.close()
+        browser.close()
+    print(f"{len(list(folder.glob('*.png')))} pictures are in {folder}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/screenshots"))

@@ -1,0 +1,130 @@
+"""One job: what it does and waits for, every attempt at it, its events and webhooks, and what can be done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Response
+from werkzeug.wrappers import Response as BaseResponse
+
+from kelpie.errors import InvalidInputError
+from kelpie.http.audit import note
+from kelpie.http.context import principal, services
+from kelpie.http.events import BEFORE_A_JOB_MS
+from kelpie.job import LIVE, Job, JobStatus
+from kelpie.secrets import masked_job
+from kelpie.store import PlacedEvent, Scope
+from kelpie.store.clock import wall_ms
+from kelpie.store.events import Position
+from kelpie_web.timeline import timeline
+from kelpie_web.ui import back, form, owner, page, ui
+
+SHOWN_EVENTS = 200
+SHOWN_DELIVERIES = 20
+
+DONE = {
+    "cancel": "The job is canceled.",
+    "hold": "The job is held: it is not given to a node until it is resumed.",
+    "resume": "The job goes on.",
+    "requeue": "The job is queued again, without its failures and bans.",
+    "unban": "The bans are lifted.",
+}
+
+
+@ui.get("/jobs/<job_id>")
+def job(job_id: str) -> Response:
+    """The page of a job."""
+    store = services().store
+    found = store.get(job_id, user_id=owner())
+    attempts = store.attempts(job_id, user_id=owner())
+    is_own = found.user_id == principal().user_id
+    deliveries, _ = (
+        store.deliveries.page(user_id=found.user_id, job_id=job_id, page_size=SHOWN_DELIVERIES)
+        if is_own
+        else ((), None)
+    )
+    wire = shown(found)
+    return page(
+        "job.html",
+        job=found,
+        wire=wire,
+        raw=json.dumps(
+            wire | {"attempts": [one.to_wire() for one in attempts]}, indent=2, ensure_ascii=False
+        ),
+        attempts=attempts,
+        timeline=timeline(attempts, created=found.created, now=wall_ms()),
+        deliveries=deliveries,
+        is_own=is_own,
+        is_live=found.status in LIVE,
+        can_requeue=found.status in {JobStatus.FAILED, JobStatus.CANCELED} or found.due is not None,
+        sync=_sync(found),
+    )
+
+
+@ui.get("/jobs/<job_id>/events")
+def job_events(job_id: str) -> Response:
+    """What happened to it; apart from its page, because a long stream is looked through for it."""
+    found = services().store.get(job_id, user_id=owner())
+    return page("events.html", job=found, events=_events(found), limit=SHOWN_EVENTS)
+
+
+@ui.get("/jobs/<job_id>/delete")
+def ask_to_delete(job_id: str) -> Response:
+    """Whether it is to be deleted for good."""
+    return page("delete.html", job=services().store.get(job_id, user_id=owner()))
+
+
+@ui.post("/jobs/<job_id>/delete")
+def delete(job_id: str) -> BaseResponse:
+    """Delete it and its records for good."""
+    services().store.purge(job_id, user_id=owner())
+    note("delete a job", job_id)
+    return back("ui.jobs", f"The job {job_id} is deleted.")
+
+
+@ui.post("/jobs/<job_id>/<action>")
+def change(job_id: str, action: str) -> BaseResponse:
+    """Cancel, hold, resume, requeue or unban it."""
+    store = services().store
+    match action:
+        case "cancel":
+            store.cancel(job_id, user_id=owner())
+        case "hold":
+            store.hold(job_id, user_id=owner())
+        case "resume":
+            store.resume(job_id, user_id=owner())
+        case "requeue":
+            store.requeue(job_id, user_id=owner())
+        case "unban":
+            store.unban(job_id, node=form().get("node") or None, user_id=owner())
+        case _:
+            raise InvalidInputError(f"Nothing called {action[:32]!r} can be done to a job.")
+    note(f"{action} a job", job_id)
+    return back("ui.job", DONE[action], job_id=job_id)
+
+
+def shown(found: Job) -> dict[str, Any]:
+    """A job as the API tells it to the caller: to others than its owner without its secrets."""
+    wire = found.to_wire()
+    is_own = found.user_id == principal().user_id and principal().may(Scope.SUBMIT)
+    return wire if is_own else masked_job(wire)
+
+
+def _events(found: Job) -> list[PlacedEvent]:
+    """The first events of the job that are kept."""
+    store = services().store
+    queue = store.find_queue(found.user_id, found.spec.container_group_id)
+    if queue is None:
+        return []
+    first = Position(max(0, found.created - BEFORE_A_JOB_MS), 0, 0)
+    return store.events.job_page(queue, found.id, first, store.events.now_ms() + 1, SHOWN_EVENTS)
+
+
+def _sync(found: Job) -> list[tuple[str, Any]]:
+    """What it brings and leaves: when, and the entry."""
+    if found.spec.sync is None:
+        return []
+    plan = found.spec.sync
+    sides = (("before", plan.before), ("during", plan.during), ("after", plan.after))
+    return [(when, entry) for when, entries in sides for entry in entries]

@@ -1,0 +1,80 @@
+"""The nodes: what each does, from which jobs it is banned, and how it is replaced."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flask import Response, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from kelpie.errors import ConflictError, InvalidInputError, NotFoundError
+from kelpie.http.audit import note
+from kelpie.http.context import principal, services
+from kelpie.store import Filter, NodeState
+from kelpie_web.jobs import command_line
+from kelpie_web.ui import back, form, owner, page, ui
+
+MAX_ROWS = 500
+SHOWN_JOBS = 100
+MAX_NAME_CHARS = 128
+
+
+@ui.get("/nodes")
+def nodes() -> Response:
+    """The nodes that asked for jobs of the caller's queues within a day, or have one."""
+    group = request.args.get("group", "").strip() or None
+    state = request.args.get("state", "")
+    found = services().store.nodes(owner(), group)
+    shown = [node for node in found if not state or node.state == state]
+    return page(
+        "nodes.html",
+        nodes=shown[:MAX_ROWS],
+        hidden=max(0, len(shown) - MAX_ROWS),
+        states=Counter(node.state for node in found),
+        banned=sum(1 for node in found if node.bans),
+        group=group,
+        state=state,
+        all_states=list(NodeState),
+    )
+
+
+@ui.get("/nodes/<path:name>")
+def node(name: str) -> Response:
+    """One node: where it works, and the newest jobs that it was given."""
+    store = services().store
+    if not 1 <= len(name) <= MAX_NAME_CHARS:
+        raise NotFoundError("There is no such node.")
+    places = [one for one in store.nodes(owner()) if one.name == name]
+    given = store.search(owner(), Filter(node=name), size=SHOWN_JOBS).jobs
+    if not places and not given:
+        raise NotFoundError(f"No node called {name!r} has asked for your jobs within a day.")
+    return page(
+        "node.html",
+        name=name,
+        places=places,
+        given=given,
+        banned=[job for job in given if name in job.banned_nodes],
+        command_line=command_line,
+    )
+
+
+@ui.post("/nodes/reallocate")
+def reallocate() -> BaseResponse:
+    """Have the provider put another machine in the place of a node."""
+    fields = form()
+    name, group_id = fields.get("node", ""), fields.get("group", "")
+    if not 1 <= len(name) <= MAX_NAME_CHARS:
+        raise InvalidInputError("node: name the node that is to be replaced.")
+    caller, parts = principal(), services()
+    group = parts.provider.lookup(
+        group_id,
+        organization=None if caller.is_admin else caller.org_name,
+        project=None if caller.is_admin else caller.project_name,
+    )
+    if group is None:
+        raise ConflictError(
+            f"The provider knows no container group {group_id[:64]!r} of yours: stop the node where it runs."
+        )
+    parts.provider.reallocate(group, name)
+    note("reallocate a node", f"{name} of {group_id}")
+    return back("ui.nodes", f"{name} is to be replaced by another machine.")
