@@ -1,4 +1,4 @@
-"""What a browser's user does on the pages: log in, go somewhere, look, and what must never happen meanwhile."""
+"""What a browser's user does on the pages: log in, go somewhere, look; and what must never happen there."""
 
 from __future__ import annotations
 
@@ -55,9 +55,11 @@ class Person:
         self.page.get_by_role("heading", name="Overview").wait_for()
         return self.page
 
-    def violations(self) -> list[str]:
-        """What axe-core finds wrong with the page that is open."""
-        found = Axe().run(self.page).response["violations"]
+    def violations(self, *rules: str) -> list[str]:
+        """What axe-core finds wrong with the page that is open; by all of its rules, or by these."""
+        found = (
+            Axe().run(self.page, options={"runOnly": list(rules)} if rules else None).response["violations"]
+        )
         return [
             f"{one['id']}: {node['html'][:160]} ({node['any'][0]['message'][:160] if node['any'] else ''})"
             for one in found

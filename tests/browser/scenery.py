@@ -43,7 +43,12 @@ def paint(user: ApiUser) -> Scenery:
     user.ok(
         "POST",
         "/scaling-rules",
-        json={"container_group_id": group, "min_replicas": 0, "max_replicas": 8, "idle_threshold_seconds": 60},
+        json={
+            "container_group_id": group,
+            "min_replicas": 0,
+            "max_replicas": 8,
+            "idle_threshold_seconds": 60,
+        },
     )
     sync = {
         "before": [{"bucket": "runs", "prefix": "in/", "local_path": "/in", "direction": "download"}],

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from kelpie.errors import InvalidInputError
 from kelpie.http.audit import note
-from kelpie.http.context import principal, services
+from kelpie.http.context import principal, require, services
 from kelpie.http.events import BEFORE_A_JOB_MS
 from kelpie.job import LIVE, Job, JobStatus
 from kelpie.secrets import masked_job
@@ -72,6 +72,7 @@ def job_events(job_id: str) -> Response:
 @ui.get("/jobs/<job_id>/delete")
 def ask_to_delete(job_id: str) -> Response:
     """Whether it is to be deleted for good."""
+    require(Scope.SUBMIT)
     return page("delete.html", job=services().store.get(job_id, user_id=owner()))
 
 

@@ -113,9 +113,12 @@ def _typed(fields: Mapping[str, str]) -> dict[str, Any]:
         words = shlex.split(fields.get("command", ""))
     except ValueError as error:
         raise _problem("command", f"a quote is not closed: {error}") from None
-    body["command"], body["arguments"] = (words[0], words[1:]) if words else ("", [])
+    if not words:
+        raise _problem("command", "say what is to be run, such as python sim.py")
+    body["command"], body["arguments"] = words[0], words[1:]
     body |= {name: value for name in TEXTS if (value := fields.get(name, "").strip())}
-    body.setdefault("container_group_id", "")
+    if "container_group_id" not in body:
+        raise _problem("container_group_id", "name the group whose nodes run it")
     for name in NUMBERS:
         if text := fields.get(name, "").strip():
             try:
