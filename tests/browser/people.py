@@ -29,7 +29,10 @@ class Person:
     def __init__(self, browser: Browser, url: str, *, theme: str = "light", viewport: Any = None) -> None:
         self.url = url
         self.context = browser.new_context(
-            viewport=viewport or DESK, color_scheme="dark" if theme == "dark" else "light", locale="en-GB"
+            viewport=viewport or DESK,
+            color_scheme="dark" if theme == "dark" else "light",
+            reduced_motion="reduce",  # colours that are just changing are no colours of the page
+            locale="en-GB",
         )
         self.context.set_default_timeout(WAIT_MS)
         self.page: Page = self.context.new_page()
