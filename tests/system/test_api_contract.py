@@ -27,6 +27,7 @@ from tests.system.contract import (
     assert_known_callers_only,
     lease,
     leased,
+    operations,
     refused,
     report,
 )
@@ -34,34 +35,6 @@ from tests.waiting import wait_until
 
 # ---- credentials
 
-PROTECTED = [
-    ("POST", "/jobs"),
-    ("POST", "/jobs/batch"),
-    ("GET", "/jobs"),
-    ("DELETE", "/jobs"),
-    ("GET", f"/jobs/{UNKNOWN}"),
-    ("DELETE", f"/jobs/{UNKNOWN}"),
-    ("DELETE", "/jobs/container-groups/g"),
-    ("GET", "/work?machine_id=n&container_group_id=g"),
-    *(("POST", f"/jobs/{UNKNOWN}/{name}") for name in REPORTS),
-    ("POST", "/users"),
-    ("POST", f"/users/{UNKNOWN}/token"),
-    ("GET", "/users/me"),
-    ("GET", "/users/me/keys"),
-    ("POST", "/users/me/keys"),
-    ("DELETE", f"/users/me/keys/{UNKNOWN}"),
-    ("GET", "/users"),
-    ("GET", f"/users/{UNKNOWN}/keys"),
-    ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
-    ("DELETE", f"/users/{UNKNOWN}"),
-    ("DELETE", "/users"),
-    ("GET", "/events"),
-    ("GET", f"/jobs/{UNKNOWN}/events"),
-    ("GET", "/webhooks/deliveries"),
-    ("GET", "/webhooks/deliveries/kelpie-1-1-0"),
-    ("POST", "/webhooks/deliveries/kelpie-1-1-0/replay"),
-    ("POST", "/users/me/webhook-secret/rotate"),
-]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
     ("POST", "/users"),
@@ -74,9 +47,11 @@ ADMIN_ONLY = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), PROTECTED)
-def test_without_credentials_401_with_an_unknown_key_403(api: ApiUser, method: str, path: str) -> None:
-    assert_known_callers_only(api, method, path)
+def test_every_route_but_those_of_health_needs_credentials_that_are_known_here(api: ApiUser) -> None:
+    routes = operations(api)
+    for method, path in routes:
+        assert_known_callers_only(api, method, re.sub(r"\{\w+\}", UNKNOWN, path))
+    assert len(routes) > 40
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
@@ -93,6 +68,18 @@ def test_credentials_that_are_not_known_here_count_as_none(api: ApiUser) -> None
 
 
 # ---- submit
+
+OLD_KEYS = {
+    *("id", "user_id", "status", "created", "started", "completed", "canceled", "failed", "heartbeat"),
+    *("command", "arguments", "environment", "container_group_id", "max_failures", "heartbeat_interval"),
+    *("webhook", "compression", "sync", "num_failures", "num_heartbeats", "machine_id"),
+}
+"""What every job has that clients of before know of, beside the six keys of the legacy form."""
+
+NEW_KEYS = {
+    *("attempt", "priority", "labels", "waiting_for", "webhook_events", "max_runtime_s", "not_before"),
+    *("retry_backoff_s", "on_hold", "banned_nodes"),
+}
 
 
 def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group: str) -> None:
@@ -125,6 +112,7 @@ def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group
     assert (job["max_failures"], job["heartbeat_interval"], job["compression"]) == (3, 30, False)
     assert (job["num_failures"], job["num_heartbeats"], job["attempt"]) == (0, 0, 0)
     assert all(job[name] is None for name in ("machine_id", "webhook", "started", "completed", "heartbeat"))
+    assert set(job) == OLD_KEYS | NEW_KEYS
     # Why it waits is said when somebody looks.
     assert api.ok("GET", f"/jobs/{job['id']}") | {"waiting_for": None} == job
 
@@ -136,6 +124,54 @@ def test_the_legacy_form_comes_back_as_it_was_given(api: ApiUser, group: str) ->
     job = api.submit(body)
     assert job["sync"] is None
     assert {name: job[name] for name in LEGACY_KEYS} == legacy
+    assert set(job) == OLD_KEYS | NEW_KEYS | set(LEGACY_KEYS)
+
+
+def test_without_the_optional_keys_a_job_has_their_defaults_null_means_absent_and_the_unknown_is_ignored(
+    api: ApiUser, group: str
+) -> None:
+    defaults = {
+        "arguments": [],
+        "environment": {},
+        "max_failures": 3,
+        "heartbeat_interval": 30,
+        "webhook": None,
+        "webhook_events": None,
+        "compression": False,
+        "priority": 0,
+        "labels": {},
+        "max_runtime_s": None,
+        "not_before": None,
+        "retry_backoff_s": 0,
+    }
+    plain = {"command": "true", "container_group_id": group, "sync": {"before": None}}
+    nulls = plain | dict.fromkeys([*defaults, *LEGACY_KEYS])
+    for body in (plain, nulls, plain | {"colour": "blue", "id": UNKNOWN, "status": "completed"}):
+        job = api.submit(body)
+        assert {name: job[name] for name in defaults} == defaults
+        assert (job["status"], job["id"] != UNKNOWN, "colour" in job) == ("pending", True, False)
+
+
+def test_numbers_that_are_whole_are_integers_however_they_are_written(api: ApiUser, group: str) -> None:
+    job = api.submit(job_body(container_group_id=group, max_failures=2.0, heartbeat_interval=6e1))
+    assert (job["max_failures"], job["heartbeat_interval"]) == (2, 60)
+    for wrong in (2.5, "2", True, 1e300):
+        refused(api.request("POST", "/jobs", json=job_body(max_failures=wrong)), 400, "Invalid Input")
+
+
+def test_a_byte_order_mark_in_front_of_json_is_ignored(api: ApiUser, group: str) -> None:
+    body = "\ufeff" + json.dumps(job_body(container_group_id=group))
+    job = api.ok("POST", "/jobs", body=body.encode())
+    [again] = api.ok("POST", "/jobs/batch", body=f"\ufeff[{body[1:]}]".encode())
+    assert api.ok("POST", f"/jobs/{job['id']}/completed", body="\ufeff" + json.dumps(report(group)))
+    assert again["container_group_id"] == group
+    for nothing in ("\ufeff", "\ufeff\ufeff" + body):
+        refused(api.request("POST", "/jobs", body=nothing.encode()), 400, "Invalid Input")
+
+
+def test_an_empty_pattern_is_as_good_as_none(api: ApiUser, group: str) -> None:
+    entry = {"bucket": "b", "prefix": "", "local_path": "/x", "direction": "upload", "pattern": ""}
+    assert api.submit(job_body(container_group_id=group, sync={"after": [entry]}))["sync"]["after"] == [entry]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +195,9 @@ def test_a_body_that_is_no_object_is_400(api: ApiUser, path: str, body: Any) -> 
     refused(api.request("POST", path, body=json.dumps(body).encode()), 400, "Invalid Input")
 
 
+ENTRY = {"bucket": "b", "prefix": "p", "local_path": "/x"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "path"),
     [
@@ -175,6 +214,11 @@ def test_a_body_that_is_no_object_is_400(api: ApiUser, path: str, body: Any) -> 
         ({"sync": {"before": [{"bucket": "b"}]}}, "sync.before.0.prefix"),
         ({"sync": None}, ""),
         ({"input_bucket": "b"}, ""),
+        ({"sync": None, **dict.fromkeys(LEGACY_KEYS[:5], "b")}, ""),
+        ({"sync": {"before": [dict(ENTRY, direction="upload")]}}, "sync.before.0.direction"),
+        ({"sync": {"during": [dict(ENTRY, direction="download")]}}, "sync.during.0.direction"),
+        ({"sync": {"after": [dict(ENTRY, direction="download")]}}, "sync.after.0.direction"),
+        ({"sync": {"after": [ENTRY]}}, "sync.after.0.direction"),
     ],
 )
 def test_a_wrong_value_is_400_and_named(api: ApiUser, wrong: dict[str, Any], path: str) -> None:
@@ -277,6 +321,18 @@ def test_the_list_pages_filters_and_orders(api: ApiUser, group: str) -> None:
 def test_a_wrong_query_is_400(api: ApiUser, query: str) -> None:
     body = refused(api.request("GET", f"/jobs?{query}"), 400, "Invalid Input")
     assert body["errors"][0]["path"] == query.split("=")[0]
+
+
+def test_an_empty_parameter_is_an_absent_one(api: ApiUser, group: str) -> None:
+    job = api.submit(job_body(container_group_id=group))
+    everything = api.ok("GET", "/jobs")
+    for name in ("status", "container_group_id", "page_size", "page", "asc", "cursor", "label", "q"):
+        assert api.ok("GET", f"/jobs?{name}=") == everything, name
+    assert api.ok("GET", "/jobs?status=&container_group_id=&page_size=&page=&asc=") == everything
+    assert api.ok("GET", "/jobs?status=&status=running")["jobs"] == []
+    assert api.ok("GET", f"/jobs/{job['id']}?expand=") == everything["jobs"][0]
+    assert api.ok("DELETE", f"/jobs/{job['id']}?purge=") == {"message": "Job canceled"}
+    assert api.ok("GET", f"/work?machine_id=n&container_group_id={group}&wait=") == []
 
 
 @pytest.mark.parametrize("job_id", UNKNOWN_IDS)
@@ -384,6 +440,18 @@ def test_work_is_empty_or_one_job_that_is_running_now(api: ApiUser, group: str) 
     assert TIME.match(job["started"])
     assert TIME.match(job["lease_expires"])
     assert lease(api, group, "node-8") is None
+
+
+def test_stale_running_jobs_come_before_pending_ones_and_the_oldest_first(api: ApiUser, group: str) -> None:
+    oldest, second, third = (api.submit(job_body(container_group_id=group))["id"] for _ in range(3))
+    api.ok("POST", f"/jobs/{oldest}/hold")
+    stale = lease(api, group)
+    assert stale is not None
+    assert stale["id"] == second
+    api.ok("POST", f"/jobs/{oldest}/resume")
+    api.ok("POST", f"/jobs/{second}/released", json=report(group))
+    polls = [lease(api, group, f"node-{number}") for number in range(3)]
+    assert [job and job["id"] for job in polls] == [second, oldest, third]
 
 
 @pytest.mark.parametrize(
@@ -633,8 +701,8 @@ def test_an_old_worker_without_lease_or_content_type_lives_its_whole_life(api: A
 def test_the_admin_makes_users_and_keys(api_server: ApiServer, admin: ApiUser) -> None:
     name = f"ada-{uuid.uuid4().hex[:6]}"
     status, _, user = admin.request("POST", "/users", json={"username": name})
-    assert status == 201
-    replies.UserReply.model_validate(user)
+    assert (status, set(user)) == (201, {"id", "username", "created"})
+    assert (user["username"], bool(TIME.match(user["created"]))) == (name, True)
     refused(admin.request("POST", "/users", json={"username": name}), 400, "Invalid Input")
     names = {"org_name": "o", "project_name": "p"}
     status, _, made = admin.request("POST", f"/users/{user['id']}/token", json=names)
@@ -645,7 +713,8 @@ def test_the_admin_makes_users_and_keys(api_server: ApiServer, admin: ApiUser) -
     assert (me["id"], me["username"], me["org_name"], me["project_name"]) == (user["id"], name, "o", "p")
     assert me["is_admin"] is False
     assert me["webhook_secret"].startswith("whsec_")
-    assert admin.ok("GET", "/users/me")["is_admin"] is True
+    own = admin.ok("GET", "/users/me")
+    assert (own["id"], own["is_admin"]) == ("00000000-0000-0000-0000-000000000000", True)
 
 
 @pytest.mark.parametrize(
@@ -697,6 +766,7 @@ def test_browsers_may_ask_first(api: ApiUser, path: str) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     status, headers, _ = api.request("OPTIONS", path, anonymous=True, headers=asked)
     assert status == 204
+    assert "Content-Type" not in headers
     assert headers["Access-Control-Allow-Origin"] == "*"
     methods = headers["Access-Control-Allow-Methods"].split(", ")
     assert methods == ["GET", "POST", "PATCH", "DELETE"]
