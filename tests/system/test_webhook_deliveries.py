@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -63,6 +64,32 @@ def deliveries(user: ApiUser, query: str = "") -> list[dict[str, Any]]:
     DeliveryPageReply.model_validate(page)
     assert page["_count"] == len(page["deliveries"])
     return list(page["deliveries"])
+
+
+def test_a_receiver_of_before_hears_of_running_failed_and_completed_in_the_words_that_it_knows(
+    user: ApiUser, to: Receiver
+) -> None:
+    group = f"group-{uuid.uuid4().hex[:8]}"
+    body = job_body(container_group_id=group, webhook=to.url, max_failures=1)
+    ids = {}
+    for node, end in (("node-1", "completed"), ("node-2", "failed")):
+        ids[node] = user.submit(body)["id"]
+        [leased] = user.ok("GET", f"/work?machine_id={node}&container_group_id={group}")
+        assert leased["id"] == ids[node]
+        report = {"machine_id": node, "container_group_id": group}
+        user.ok("POST", f"/jobs/{leased['id']}/{end}", json=report)
+    wait_until(lambda: len(to.deliveries) == 4, "two of each job")
+    bodies = [json.loads(delivery.body) for delivery in to.deliveries]
+    for node, end in (("node-1", "completed"), ("node-2", "failed")):
+        who = {"job_id": ids[node], "machine_id": node, "container_group_id": group}
+        assert {"status": "running"} | who in bodies
+        assert {"status": end} | who in bodies
+    secret = user.ok("GET", "/users/me")["webhook_secret"]
+    for delivery in to.deliveries:
+        assert delivery.headers["content-type"] == "application/json"
+        assert delivery.headers["x-kelpie-key"] == secret
+        Webhook(secret).verify(delivery.body, delivery.headers)
+        assert user.key not in repr(delivery)
 
 
 def test_every_delivery_is_kept_with_what_became_of_it(user: ApiUser, to: Receiver) -> None:
