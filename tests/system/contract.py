@@ -65,14 +65,6 @@ def operations(api: ApiUser) -> list[tuple[str, str]]:
     return [(method, path) for method, path, security in described if security != [{}]]
 
 
-def assert_known_callers_only(api: ApiUser, method: str, path: str) -> None:
-    """Without credentials the call is 401, with an unknown key 403."""
-    refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
-    refused(api.request(method, path, headers={"X-Kelpie-Key": ""}), 401, "Unauthorized")
-    refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
-    refused(api.request(method, path, key="x" * 5000), 403, "Forbidden")
-
-
 def assert_admin_only(api: ApiUser, method: str, path: str) -> None:
     """A user's call is 403, whatever its body."""
     refused(api.request(method, path), 403, "Forbidden")

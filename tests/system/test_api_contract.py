@@ -24,7 +24,6 @@ from tests.system.contract import (
     UNKNOWN,
     UNKNOWN_IDS,
     assert_admin_only,
-    assert_known_callers_only,
     lease,
     leased,
     operations,
@@ -47,10 +46,16 @@ ADMIN_ONLY = [
 ]
 
 
-def test_every_route_but_those_of_health_needs_credentials_that_are_known_here(api: ApiUser) -> None:
+def test_every_route_but_those_of_health_is_401_without_credentials_and_403_with_an_unknown_key(
+    api: ApiUser,
+) -> None:
     routes = operations(api)
-    for method, path in routes:
-        assert_known_callers_only(api, method, re.sub(r"\{\w+\}", UNKNOWN, path))
+    for method, template in routes:
+        path = re.sub(r"\{\w+\}", UNKNOWN, template)
+        refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
+        refused(api.request(method, path, headers={"X-Kelpie-Key": ""}), 401, "Unauthorized")
+        refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
+        refused(api.request(method, path, key="x" * 5000), 403, "Forbidden")
     assert len(routes) > 40
 
 
@@ -93,9 +98,17 @@ def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group
         container_group_id=group,
         arguments=["-c", "é"],
         environment={"A": "ü"},
+        max_failures=5,
+        heartbeat_interval=7,
+        webhook="https://example.org/hook?x=1",
+        webhook_events=["canceled"],
+        compression=True,
         sync=sync,
         labels={"a": "b"},
         priority=7,
+        max_runtime_s=60,
+        not_before="2026-01-31T08:00:00.000Z",
+        retry_backoff_s=1,
     )
     status, headers, job = api.request("POST", "/jobs", json=body)
     assert status == 202
@@ -109,22 +122,26 @@ def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group
     assert job["sync"]["during"] == sync["during"]
     assert not any(name in job for name in LEGACY_KEYS)
     assert (job["status"], job["user_id"]) == ("pending", api.user_id)
-    assert (job["max_failures"], job["heartbeat_interval"], job["compression"]) == (3, 30, False)
     assert (job["num_failures"], job["num_heartbeats"], job["attempt"]) == (0, 0, 0)
-    assert all(job[name] is None for name in ("machine_id", "webhook", "started", "completed", "heartbeat"))
+    not_yet = ("machine_id", "started", "completed", "canceled", "failed", "heartbeat")
+    assert all(job[name] is None for name in not_yet)
+    assert (job["on_hold"], job["banned_nodes"], job["waiting_for"]) == (False, [], None)
     assert set(job) == OLD_KEYS | NEW_KEYS
     # Why it waits is said when somebody looks.
     assert api.ok("GET", f"/jobs/{job['id']}") | {"waiting_for": None} == job
 
 
 def test_the_legacy_form_comes_back_as_it_was_given(api: ApiUser, group: str) -> None:
-    legacy = {name: "data/" if name.endswith("prefix") else "bucket" for name in LEGACY_KEYS}
+    legacy = {
+        **{"input_bucket": "a", "checkpoint_bucket": "b", "output_bucket": "c"},
+        **{"input_prefix": "in/", "checkpoint_prefix": "", "output_prefix": "out/deep/"},
+    }
     body = job_body(container_group_id=group) | legacy
     del body["sync"]
     job = api.submit(body)
     assert job["sync"] is None
-    assert {name: job[name] for name in LEGACY_KEYS} == legacy
-    assert set(job) == OLD_KEYS | NEW_KEYS | set(LEGACY_KEYS)
+    assert {name: job[name] for name in legacy} == legacy
+    assert set(job) == OLD_KEYS | NEW_KEYS | set(legacy)
 
 
 def test_without_the_optional_keys_a_job_has_their_defaults_null_means_absent_and_the_unknown_is_ignored(
@@ -380,6 +397,19 @@ def test_expand_adds_the_attempts_oldest_first(api: ApiUser, group: str) -> None
     refused(api.request("GET", f"/jobs/{job['id']}?expand=everything"), 400)
 
 
+def test_how_a_job_ended_and_when_stands_under_the_name_of_its_status(api: ApiUser, group: str) -> None:
+    for end in ("completed", "failed", "canceled"):
+        job = leased(api, group, "node-of-" + end, max_failures=1)
+        call = ("DELETE", f"/jobs/{job['id']}") if end == "canceled" else ("POST", f"/jobs/{job['id']}/{end}")
+        api.ok(*call, json=report(group, "node-of-" + end))
+        ended = api.job(job["id"])
+        assert ended["status"] == end
+        times = {name: ended[name] for name in ("completed", "failed", "canceled")}
+        assert [name for name, time in times.items() if time is not None] == [end]
+        assert ended["created"] <= ended["started"] <= ended[end]
+        assert TIME.match(ended[end])
+
+
 # ---- cancel, delete
 
 
@@ -437,8 +467,8 @@ def test_work_is_empty_or_one_job_that_is_running_now(api: ApiUser, group: str) 
         "node-7",
         1,
     )
-    assert TIME.match(job["started"])
-    assert TIME.match(job["lease_expires"])
+    assert all(TIME.match(job[name]) for name in ("started", "heartbeat", "lease_expires"))
+    assert set(job) == OLD_KEYS | NEW_KEYS | {"lease", "lease_expires", "fence"}
     assert lease(api, group, "node-8") is None
 
 
@@ -537,6 +567,21 @@ def test_a_heartbeat_is_200_and_renews_the_lease(api: ApiUser, group: str, with_
     assert (status, answer["status"], answer["reason"]) == (200, "running", None)
     assert answer["lease_expires"] >= job["lease_expires"]
     replies.HeartbeatReply.model_validate(answer)
+
+
+def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
+    job = leased(api, group, heartbeat_interval=1)
+    path = f"/jobs/{job['id']}"
+
+    def beaten() -> dict[str, Any] | None:
+        api.ok("POST", f"{path}/heartbeat", json=report(group))
+        found: dict[str, Any] = api.ok("GET", path)
+        return found if found["num_heartbeats"] else None
+
+    found = wait_until(beaten, "an interval has passed")
+    assert found["num_heartbeats"] == 1
+    assert TIME.match(found["heartbeat"])
+    assert found["heartbeat"] > job["heartbeat"]
 
 
 def test_a_heartbeat_of_a_node_that_does_not_hold_the_job_says_canceled_and_why(

@@ -696,6 +696,17 @@ def test_a_key_with_both_scopes_does_both_but_manages_no_keys(user: ApiUser) -> 
         assert "full API key" in refused(key.request(method, path), 403)
 
 
+def test_a_user_with_a_thousand_keys_is_409_until_he_revokes_one(world: World, user: ApiUser) -> None:
+    admin, names = world.server.admin(), {"org_name": "o", "project_name": "p"}
+    with closing(Store.connect(world.redis_url)) as store:
+        made = [store.users.make_key(str(user.user_id), "o", "p")[1] for _ in range(999)]
+    calls = ((user, "/users/me/keys", {}), (admin, f"/users/{user.user_id}/token", names))
+    for who, path, body in calls:
+        assert "1000 API keys" in refused(who.request("POST", path, json=body), 409)
+    user.ok("DELETE", f"/users/me/keys/{made[0].id}")
+    assert user.request("POST", "/users/me/keys", json={})[0] == 201
+
+
 def test_an_organizations_key_and_a_node_make_no_keys(world: World) -> None:
     name, owner = world.organization()
     for headers in (owner, world.node(name)):

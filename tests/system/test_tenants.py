@@ -174,6 +174,17 @@ def test_no_route_shows_or_changes_anything_of_another_user(
     assert everything_of(owner, things) == before
 
 
+def test_every_get_of_what_there_is_is_200(owner: ApiUser, api_server: ApiServer, things: Things) -> None:
+    admin = api_server.admin()
+    for method, template in operations(owner):
+        if method == "GET":
+            is_for_admins = template in {"/users", "/users/{user_id}/keys", "/metrics"}
+            who = admin if is_for_admins else owner
+            status, headers, _ = who.request("GET", place_of(template, things))
+            assert status == 200, template
+            assert is_for_admins or headers["Content-Type"] == "application/json", template
+
+
 def test_lists_and_searches_of_another_user_are_empty(somebody: ApiUser, things: Things) -> None:
     for query in (
         "",
