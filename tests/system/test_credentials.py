@@ -530,7 +530,8 @@ def test_no_secret_is_written_into_redis_or_the_log(world: World) -> None:
     name, owner = world.organization()
     node, api = world.node(name), world.server.new_user()
     world.ok("POST", "/jobs", owner, json=job_body())
-    world.ok("GET", work_path(), node)
+    [leased] = world.ok("GET", work_path(), node)
+    world.ok("POST", f"/jobs/{leased['id']}/heartbeat", node, json=report(lease=leased["lease"]))
     api.ok("GET", "/jobs")
     world.request("GET", "/jobs", owner | {"Salad-Api-Key": "a-wrong-key-of-someone"})
     world.request("GET", "/jobs", {"X-Kelpie-Key": "klp_a-wrong-key-of-someone-else"})
@@ -538,6 +539,8 @@ def test_no_secret_is_written_into_redis_or_the_log(world: World) -> None:
         owner["Salad-Api-Key"],
         node["Authorization"].removeprefix("Bearer "),
         api.key,
+        scoped(api, "work").key,
+        leased["lease"].partition(".")[2],
         world.server.admin_key,
         "auth-password-of-kelpie",
         "a-wrong-key-of-someone",
