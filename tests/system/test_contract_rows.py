@@ -54,13 +54,14 @@ def sources() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in OVER_REAL_HTTP:
         text = path.read_text()
+        lines = text.splitlines()
         functions = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
         for name, function in functions.items():
-            called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} & functions.keys()
-            parts = [*function.decorator_list, function, *(functions[helper] for helper in sorted(called))]
             if name.startswith("test_"):
-                texts = (ast.get_source_segment(text, part) or "" for part in parts)
-                found[name] = "\n".join((found.get(name, ""), *texts))
+                called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+                for part in (function, *(functions[helper] for helper in functions.keys() & called)):
+                    first = min([part.lineno, *(decorator.lineno for decorator in part.decorator_list)])
+                    found[name] = "\n".join([found.get(name, ""), *lines[first - 1 : part.end_lineno]])
     return found
 
 
