@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kelpie.http.models import Body, GroupId, MachineId, Query
+from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query
 from kelpie.job import Outcome
 
 
@@ -53,7 +53,7 @@ class ReportBody(Body):
 class FailureBody(ReportBody):
     """A failure, and what is known of it."""
 
-    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), WHOLE] | None = None
     reason: Annotated[str, Field(max_length=2000)] | None = None
     outcome: Literal["app_failed", "sync_failed"] | None = None
 
