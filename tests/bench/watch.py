@@ -1,7 +1,8 @@
 """What the watcher loses, tears and delays, against the real S3 server.
 
-Run: ``python -m tests.bench.watch [--quick] [SCENARIO ...]``. Each scenario is one job whose ``during`` folder
-is filled in its own way while a worker's engine, in a process of its own with the default settings, watches it.
+Run: ``python -m tests.bench.watch [--quick] [SCENARIO ...]``. Each scenario is one job whose ``during``
+folder is filled in its own way while a worker's engine, in a process of its own with the default settings,
+watches it.
 
 * *over*: from the close (or rename) of a file to the start of its upload, in ms: what watching adds to the
   upload itself. Goal: a median of at most 10 ms; design limit: 100 ms;
@@ -240,9 +241,7 @@ def lost(client: S3Client, bucket: str, root: Path) -> int:
 
     def same(path: Path) -> bool:
         key = str(path.relative_to(root))
-        return (
-            key in there and client.get_object(Bucket=bucket, Key=key)["Body"].read() == path.read_bytes()
-        )
+        return key in there and client.get_object(Bucket=bucket, Key=key)["Body"].read() == path.read_bytes()
 
     with ThreadPoolExecutor(4) as pool:
         return sum(not each for each in pool.map(same, files))
@@ -341,9 +340,7 @@ def main() -> int:
     right = True
     with tempfile.TemporaryDirectory(prefix="kelpie-bench-") as home, S3Server(Path(home) / "s3") as server:
         for name in chosen:
-            right &= run(
-                name, server, Path(home), arguments.rounds, arguments.storm, arguments.debounce_ms
-            )
+            right &= run(name, server, Path(home), arguments.rounds, arguments.storm, arguments.debounce_ms)
     print(f"   load afterwards {load()}")
     return 0 if right else 1
 

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
 MOVE_PAIRING_S = 0.01
-"""How long watchdog may hold back all events behind a file that left the folder, in the hope that it comes back
-under another name. Its own half second would delay checkpoints; every event is only a reason to look, here."""
+"""How long watchdog may hold back all events behind a file that left the folder, in the hope that it appears
+under another name. Its own half second would delay checkpoints, and here every event is but a reason to look.
+"""
 
 
 class Listener(Protocol):
     """Who is told of one watched folder. Called from watchdog's threads: must be quick."""
 
     def file_event(self, name: str, *, closed: bool) -> None:
-        """Something happened to the file; ``closed``: a writer has closed it, or it was renamed to this name."""
+        """Something happened to the file; ``closed``: a writer has closed it, or it was renamed to this."""
 
     def folder_event(self, name: str) -> None:
         """A folder came, went or was renamed; what it holds may have no events of its own."""

@@ -28,6 +28,7 @@ class Change:
     first: float
     due: float
     size: int = 0  # bytes of the file when it was last seen
+    collecting: bool = False  # due when the name has been quiet, rather than when it is to be looked at again
     seen: Snapshot | None = None  # the version at the last look, for files whose writer keeps them open
     seen_at: float = 0.0
     tries: int = 0  # that failed in a row
@@ -102,17 +103,19 @@ class Tracker:
             change = self._dirty.get(name)
             if change is None:
                 self._sequence += 1
-                change = Change(self._sequence, now, self._quiet(name, now, now), size)
+                change = Change(self._sequence, now, now, size, collecting=self._recent(name, now))
                 self._bytes += size
                 heapq.heappush(self._order, (change.sequence, name))
-                self._put(name, change)
+                self._put(name, change, self._quiet(change, now))
             else:
                 self._resize(change, size)
                 if change.due <= now or change.tries:
                     return
-                due = self._quiet(name, change.first, now)
-                if closed or due > now:  # at once only if it waits for its writer
-                    self._put(name, change, due)
+                if closed and not change.collecting:  # it waited for its writer
+                    change.collecting = self._recent(name, now)
+                elif not change.collecting:
+                    return
+                self._put(name, change, self._quiet(change, now))
         self._wake()
 
     def expedite(self) -> None:
@@ -124,16 +127,16 @@ class Tracker:
                 change.due = 0.0
             heapq.heapify(self._later)
 
-    def _quiet(self, name: str, first: float, now: float) -> float:
-        """When a name that was touched now, and first at ``first``, has been quiet for long enough."""
-        if now - self._begun.get(name, float("-inf")) >= self._debounce_s:
-            return now
-        return min(now + self._debounce_s, first + self._max_wait_s)
+    def _recent(self, name: str, now: float) -> bool:
+        return now - self._begun.get(name, float("-inf")) < self._debounce_s
 
-    def _put(self, name: str, change: Change, due: float | None = None) -> None:
+    def _quiet(self, change: Change, now: float) -> float:
+        """When a change that was touched now is due."""
+        return min(now + self._debounce_s, change.first + self._max_wait_s) if change.collecting else now
+
+    def _put(self, name: str, change: Change, due: float) -> None:
         """Make the name dirty, or due at another time."""
-        if due is not None:
-            change.due = due
+        change.due = due
         self._dirty[name] = change
         heapq.heappush(self._later, (change.due, change.sequence, name))
 
@@ -190,8 +193,10 @@ class Tracker:
         with self._lock:
             change = self._active.pop(name)
             due = now + pause_s
+            change.collecting = False
             if change.again and not change.tries:  # perhaps what it is postponed for has happened already
-                due = min(due, self._quiet(name, change.first, now))
+                change.collecting = self._recent(name, now)
+                due = min(due, self._quiet(change, now))
             change.again = False
             self._put(name, change, due)
         self._wake()

@@ -44,7 +44,7 @@ class Snapshot:
     def ambiguous_s(self) -> float:
         """Seconds until no further change of the file can look like this one; 0 when none can any more.
 
-        The kernel stamps files with a clock that moves once a tick (4 ms as a rule): two changes within a tick
+        The kernel stamps files with a clock that moves once a tick (4 ms as a rule): two changes within one
         may leave the same modification time.
         """
         now_ns = time.clock_gettime_ns(_COARSE_CLOCK)
@@ -145,7 +145,7 @@ class Tree:
         return Snapshot.of(status) if stat.S_ISREG(status.st_mode) else None
 
     def open(self, name: str) -> int:
-        """A descriptor for reading the regular file; FileNotFoundError when there is none inside the folder."""
+        """A descriptor for reading the regular file; FileNotFoundError when none is inside the folder."""
         reached = self._reach(name)
         try:
             if reached is None or not stat.S_ISREG(os.fstat(reached).st_mode):
@@ -157,8 +157,11 @@ class Tree:
                 os.close(reached)
 
     def _reach(self, name: str) -> int | None:
-        """A descriptor of what the path leads to, good for looking only (a pipe does not hang, a device does
-        nothing); None when that is not inside the folder. The kernel says where it is: no race is possible."""
+        """A descriptor of what the path leads to, for looking only: a pipe does not hang, a device does nothing.
+
+        None when that is not inside the folder. The kernel says where it is, so that a path swapped for a
+        symlink meanwhile gains nothing.
+        """
         path = f"{self.root}/{name}"
         if self.written_as is not None:
             path = str(self._rebased(Path(path)))
@@ -195,7 +198,7 @@ class Tree:
         return real if real.is_relative_to(self._real_root()) else None
 
     def _rebased(self, path: Path) -> Path:
-        """An absolute link into the folder as it was written, before the folder moved, leads into it still."""
+        """An absolute link into the folder, written before the folder moved, still leads into it."""
         if self.written_as is not None and path.is_symlink():
             target = path.readlink()
             if target.is_relative_to(self.written_as):

@@ -2,8 +2,8 @@
 
 inotify says what to look at; every event only leads to a look at the name itself, so an event too many is
 harmless. What inotify cannot say is found by scanning: a folder that appeared with files in it, a queue that
-overflowed, symlinked folders, network mounts, a limit on watches, and a watched folder that the command deleted
-and made anew.
+overflowed, symlinked folders, network mounts, a limit on watches, and a watched folder that the command
+deleted and made anew.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class Watcher:
             self.wakened.clear()
             try:
                 due = [time.monotonic() + POLL_S]
-                # every folder is scanned, also after one that was
-                if any([folder.scan_if_asked() for folder in self._folders]):
+                scanned = False
+                for folder in self._folders:
+                    scanned |= folder.scan_if_asked()
+                if scanned:
                     self._count_watches()
                 for folder in self._folders:
                     if (next_due := folder.mirror.pump()) is not None:
