@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
@@ -63,6 +65,7 @@ def peak_mib() -> float:
 
 def main() -> None:
     """Watch a folder until told to drain."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     folder, bucket, temp_dir, debounce_ms = sys.argv[1:]
     settings = replace(SyncSettings(), temp_dir=Path(temp_dir), watcher_debounce_ms=int(debounce_ms))
     times = Times()

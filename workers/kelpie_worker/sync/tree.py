@@ -157,7 +157,7 @@ class Tree:
                 os.close(reached)
 
     def _reach(self, name: str) -> int | None:
-        """A descriptor of what the path leads to, for looking only: a pipe does not hang, a device does nothing.
+        """A descriptor of what the path leads to, good for looking only: no pipe hangs.
 
         None when that is not inside the folder. The kernel says where it is, so that a path swapped for a
         symlink meanwhile gains nothing.
