@@ -109,13 +109,10 @@ class Tracker:
                 self._put(name, change, self._quiet(change, now))
             else:
                 self._resize(change, size)
-                if change.due <= now or change.tries:
-                    return
-                if closed and not change.collecting:  # it waited for its writer
-                    change.collecting = self._recent(name, now)
-                elif not change.collecting:
-                    return
-                self._put(name, change, self._quiet(change, now))
+                if change.due > now and not change.tries and (closed or change.collecting):
+                    if not change.collecting:  # it waited for its writer
+                        change.collecting = self._recent(name, now)
+                    self._put(name, change, self._quiet(change, now))
         self._wake()
 
     def expedite(self) -> None:

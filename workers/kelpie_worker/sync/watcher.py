@@ -124,6 +124,7 @@ class _Watched:
         self._wake = wake
         self._watch: ObservedWatch | None = None
         self._remote = False
+        self._refused = ""  # why it could not be watched at the last look
         self._identity: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._asked = {""}
@@ -209,5 +210,12 @@ class _Watched:
         self._remote = is_network_mount(str(root))  # then changes made elsewhere have no events
         try:
             self._watch = notify.watch(self._observer, str(root), self)
-        except OSError as error:  # a limit on watches, or a folder that vanished again
-            log.warning("the folder is polled: it cannot be watched", path=str(root), error=str(error))
+        except (
+            OSError
+        ) as error:  # a limit on watches, or a folder that vanished again: the next look tries anew
+            self._identity = None
+            if str(error) != self._refused:
+                log.warning("the folder is polled: it cannot be watched", path=str(root), error=str(error))
+            self._refused = str(error)
+        else:
+            self._refused = ""
