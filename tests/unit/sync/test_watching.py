@@ -24,6 +24,7 @@ from kelpie.job import Sync
 from kelpie_worker.sync import JobSync, mirror, watcher
 from kelpie_worker.sync.watcher import Watcher
 from kelpie_worker.sync.writers import Writers, is_network_mount, writers_of
+from tests.bench import watch
 from tests.bench.crew import ROOT
 from tests.unit.sync.conftest import Bucket, Engines, tree, up
 from tests.unit.sync.fault_proxy import FaultProxy, is_put
@@ -298,6 +299,13 @@ def test_a_folder_made_anew_is_watched_like_the_first(
         (folder / "sub" / "z").write_bytes(b"%d" % number)
         wait_until(lambda: store.names() >= {"sub/z"} and store.get("sub/z") == b"%d" % number, "by events")  # noqa: B023
     job.drain()
+
+
+def test_the_benchmark_of_watching_runs_to_its_end(
+    s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert watch.run("close", s3, tmp_path, rounds=2, storm_size=0, debounce_ms=50)
+    assert "lost 0; torn 0; over: median" in capsys.readouterr().out
 
 
 def test_an_overflow_is_told_to_no_watcher_that_has_ended(
