@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.content_types import content_type
 from kelpie_worker.sync.errors import DamagedTransfer, SyncError
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.retry import error_code, with_retries
@@ -190,6 +191,7 @@ class Store:
                 Body=Body(data, self._gate.confirm),
                 ContentLength=len(data),
                 ChecksumCRC32=crc32_header(data),
+                ContentType=content_type(key),
                 Metadata=metadata,
             )
             return answer["ETag"]
@@ -201,7 +203,11 @@ class Store:
 
         def call() -> str:
             answer = self._clients().create_multipart_upload(
-                Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32", Metadata=metadata
+                Bucket=bucket,
+                Key=key,
+                ChecksumAlgorithm="CRC32",
+                ContentType=content_type(key),
+                Metadata=metadata,
             )
             return answer["UploadId"]
 

@@ -148,6 +148,7 @@ def _multipart(
     upload_id = context.store.create(bucket, key, metadata)
 
     def send(number: int) -> Part:
+        verify()  # what has changed already need not be sent to its end
         start = (number - 1) * part_size
         data = _read(body, start, min(part_size, size - start))
         return context.store.part(bucket, key, upload_id, number, data)
