@@ -569,6 +569,14 @@ def test_a_heartbeat_is_200_and_renews_the_lease(api: ApiUser, group: str, with_
     replies.HeartbeatReply.model_validate(answer)
 
 
+def test_what_a_node_has_to_upload_is_told_with_its_heartbeats(api: ApiUser, group: str) -> None:
+    job = leased(api, group)
+    assert "upload_backlog" not in api.ok("GET", f"/jobs/{job['id']}")
+    backlog = {"files": 3, "bytes": 4000, "oldest_s": 2.5}
+    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, upload_backlog=backlog))
+    assert api.ok("GET", f"/jobs/{job['id']}")["upload_backlog"] == backlog
+
+
 def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
     job = leased(api, group, heartbeat_interval=1)
     path = f"/jobs/{job['id']}"
