@@ -23,3 +23,14 @@ class ObjectChanged(KelpieError):
 
 class DamagedTransfer(KelpieError):
     """Bytes arrived short or altered; worth another try."""
+
+
+class StorageError(KelpieError):
+    """The storage said no, as boto3's ClientError tells it: ``response`` has the same form."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{code} {message}".strip())
+        self.response = {
+            "Error": {"Code": code, "Message": message},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }

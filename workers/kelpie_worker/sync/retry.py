@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
 
 from kelpie_worker.backoff import Backoff
-from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, SyncError
+from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, StorageError, SyncError
 from kelpie_worker.sync.gate import Gate
 
 log = structlog.get_logger(__name__)
@@ -46,14 +47,14 @@ def with_retries(what: str, call: Callable[[], T], *, gate: Gate, max_tries: int
     permission), and after the last try for what it could have; CanceledTransfer as soon as the job is
     abandoned; ObjectChanged for a failed condition.
     """
-    from botocore.exceptions import BotoCoreError, ClientError  # lazily: only a job with data needs boto3
-
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     for attempt in range(1, max_tries + 1):
         gate.check()
         try:
             return call()
-        except (BotoCoreError, ClientError, ConnectionError, DamagedTransfer) as error:
+        except Exception as error:
+            if not isinstance(error, _failures()):
+                raise
             gate.check()  # a transfer that the gate cut off looks like a broken connection
             if _failed_condition(error):
                 raise ObjectChanged(f"{what}: the object was replaced meanwhile") from None
@@ -77,6 +78,15 @@ def error_code(error: BaseException | None) -> str:
 def _status(error: Exception) -> int | None:
     response = getattr(error, "response", None)
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a request to the storage raises. boto3's own kinds are of no interest until somebody loaded it."""
+    if "botocore" not in sys.modules:
+        return (ConnectionError, DamagedTransfer, StorageError)
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (BotoCoreError, ClientError, ConnectionError, DamagedTransfer, StorageError)
 
 
 def _failed_condition(error: Exception) -> bool:

@@ -7,27 +7,36 @@ checksums are switched to ``when_required``, because it would send trailers that
 from __future__ import annotations
 
 import base64
-import io
-import os
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync.errors import DamagedTransfer, SyncError
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.retry import error_code, with_retries
+from kelpie_worker.sync.transport import (
+    Body,
+    LeanClient,
+    Slice,
+    block_buffer,
+    crc32,
+    crc32_of,
+    custom_endpoint,
+    from_boto3,
+    from_environment,
+    region_of_environment,
+)
+from kelpie_worker.sync.transport.endpoint import AMAZON, DEFAULT_REGION
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
-
-READ_BLOCK = 256 * 1024  # bytes between two looks at the gate while receiving
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,15 @@ class RemoteHead:
     size: int  # bytes of the whole object
     etag: str
     metadata: Mapping[str, str]
+    crc32: str  # as the store's header writes it, "-N" behind that of N parts; empty when it told none
     encrypted: bool  # by the store, in a way that may make the ETag something else than an MD5
 
 
 class ClientFactory:
-    """The process's boto3 client, made at first use: a worker without data to move never loads boto3."""
+    """The process's client, made at first use: a worker without data to move never loads boto3.
+
+    It is the lean one where that can serve, with boto3's names, arguments and errors; else boto3's.
+    """
 
     def __init__(self, settings: SyncSettings) -> None:
         self._settings = settings
@@ -62,10 +75,26 @@ class ClientFactory:
         """The client; SyncError when boto3 refuses its configuration."""
         with self._lock:
             if self._client is None:
-                self._client = self._make()
+                self._client = self._choose()
             return self._client
 
-    def _make(self) -> S3Client:
+    def _choose(self) -> S3Client:
+        if self._settings.transport == "boto3":
+            return self._boto3()[0]
+        if (endpoint := from_environment()) is not None:
+            client = LeanClient(
+                endpoint, lambda: self._boto3()[0], stall_timeout_s=self._settings.stall_timeout_s
+            )
+            return cast("S3Client", client)
+        boto3, session = self._boto3()
+        if (endpoint := from_boto3(boto3, session)) is None:
+            return boto3
+        return cast(
+            "S3Client",
+            LeanClient(endpoint, lambda: boto3, stall_timeout_s=self._settings.stall_timeout_s),
+        )
+
+    def _boto3(self) -> tuple[S3Client, Session]:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -85,33 +114,20 @@ class ClientFactory:
                 response_checksum_validation="when_required",
                 s3={"addressing_style": addressing, "payload_signing_enabled": False},
             )
-            region = session.region_name or "us-east-1"
+            region = region_of_environment() or session.region_name or DEFAULT_REGION
             return session.client("s3", config=config, region_name=region)
 
         try:
-            custom = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+            custom = bool(custom_endpoint())
             made = client("path" if custom else "auto")
             host = urlsplit(made.meta.endpoint_url).hostname or ""
-            if not custom and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            if not custom and not host.endswith(AMAZON):
                 made = client("path")  # an endpoint from the shared configuration file
         except (BotoCoreError, ValueError) as error:
             raise SyncError(f"the storage client cannot be configured: {error}") from error
         # "Expect: 100-continue" costs a round trip per part and hangs with stores that are slow to answer it
         made.meta.events.unregister("before-call.s3", add_expect_header)
-        return made
-
-
-class Body(io.BytesIO):
-    """Bytes on their way up; each block that is sent asks the gate first, so that an abandoned job stops."""
-
-    def __init__(self, data: bytes, ask: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._ask = ask
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """The next block, if the job may still send."""
-        self._ask()
-        return super().read(size)
+        return made, session
 
 
 class Store:
@@ -152,44 +168,53 @@ class Store:
         etag: str,
         start: int,
         length: int,
-        write: Callable[[int, bytes], None],
-    ) -> RemoteHead:
+        write: Callable[[int, memoryview], None],
+        whole: bool = False,
+    ) -> tuple[RemoteHead, int]:
         """Hand the bytes from ``start`` on to ``write(offset, block)``; all of them arrived when it returns.
 
-        ObjectChanged when the object is no longer the one of ``etag``.
+        ``whole``: they are all that the object has. Returns what the store says of the object, and the CRC32
+        of these bytes. ObjectChanged when the object is no longer the one of ``etag``.
         """
+        ranged: dict[str, Any] = (
+            {"ChecksumMode": "ENABLED"}
+            if whole or not length
+            else {"Range": f"bytes={start}-{start + length - 1}"}
+        )
 
-        def call() -> RemoteHead:
-            ranged: dict[str, Any] = {"Range": f"bytes={start}-{start + length - 1}"} if length else {}
+        def call() -> tuple[RemoteHead, int]:
             answer = self._clients().get_object(Bucket=bucket, Key=key, IfMatch=etag, **ranged)
-            body = answer["Body"]
+            body, buffer = cast("Any", answer["Body"]), block_buffer()
             try:
-                received = 0
-                while block := body.read(READ_BLOCK):
+                received, value = 0, 0
+                while size := body.readinto(buffer):
                     self._gate.check()
-                    if received + len(block) > length:
+                    if received + size > length:
                         raise DamagedTransfer(f"more than the {length} bytes asked for arrived")
+                    block = buffer[:size]
                     write(start + received, block)
-                    received += len(block)
+                    value = crc32(block, value)
+                    received += size
             finally:
                 body.close()
             if received != length:
                 raise DamagedTransfer(f"{received} of {length} bytes arrived")
-            return _remote_head(answer)
+            return _remote_head(answer), value
 
         return self._try(f"download {_url(bucket, key)}", call)
 
-    def put(self, bucket: str, key: str, data: bytes, metadata: Mapping[str, str]) -> str:
+    def put(self, bucket: str, key: str, data: bytes | Slice, metadata: Mapping[str, str]) -> str:
         """Store a small object in one piece; returns its ETag."""
+        checksum = crc32_header(crc32_of(data))
 
         def call() -> str:
             self._gate.confirm()
             answer = self._clients().put_object(
                 Bucket=bucket,
                 Key=key,
-                Body=Body(data, self._gate.confirm),
+                Body=cast("Any", Body(data, self._gate.confirm)),
                 ContentLength=len(data),
-                ChecksumCRC32=crc32_header(data),
+                ChecksumCRC32=checksum,
                 Metadata=metadata,
             )
             return answer["ETag"]
@@ -207,9 +232,9 @@ class Store:
 
         return self._try(f"begin the upload of {_url(bucket, key)}", call)
 
-    def part(self, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> Part:
+    def part(self, bucket: str, key: str, upload_id: str, number: int, data: bytes | Slice) -> Part:
         """Send one part; ``number`` counts from 1."""
-        checksum = crc32_header(data)
+        checksum = crc32_header(crc32_of(data))
 
         def call() -> Part:
             answer = self._clients().upload_part(
@@ -217,7 +242,7 @@ class Store:
                 Key=key,
                 UploadId=upload_id,
                 PartNumber=number,
-                Body=Body(data, self._gate.check),
+                Body=cast("Any", Body(data, self._gate.check)),
                 ContentLength=len(data),
                 ChecksumCRC32=checksum,
             )
@@ -284,7 +309,8 @@ class Store:
         self._try(f"delete {_url(bucket, key)}", call)
 
     def _head(self, bucket: str, key: str) -> RemoteHead:
-        return _remote_head(self._clients().head_object(Bucket=bucket, Key=key))
+        answer = self._clients().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        return _remote_head(answer)
 
     def _try(self, what: str, call: Callable[[], T]) -> T:
         return with_retries(what, call, gate=self._gate, max_tries=self._max_tries)
@@ -299,9 +325,9 @@ class Part:
     checksum: str
 
 
-def crc32_header(data: bytes) -> str:
-    """The CRC32 of the bytes as S3's headers write it."""
-    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+def crc32_header(value: int) -> str:
+    """A CRC32 as S3's headers write it."""
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
 def _remote_head(answer: Any) -> RemoteHead:
@@ -310,6 +336,7 @@ def _remote_head(answer: Any) -> RemoteHead:
         size=int(whole) if whole.isdigit() else answer["ContentLength"],
         etag=answer["ETag"],
         metadata=answer.get("Metadata", {}),
+        crc32=answer.get("ChecksumCRC32", ""),
         encrypted=answer.get("ServerSideEncryption", "AES256") != "AES256"
         or "SSECustomerAlgorithm" in answer,
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import zlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +27,15 @@ from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.errors import SourceChanged, SyncError
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.store import Part
+from kelpie_worker.sync.transport import Slice, crc32_of
 from kelpie_worker.sync.tree import Snapshot, Tree
 
 log = structlog.get_logger(__name__)
 
 MAX_PARTS = 10_000  # S3's limit per object
 MiB = 1 << 20
+SMALL = 64 * 1024
+"""Bytes of a file that is read once and held, rather than twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,9 @@ def _put(
     metadata: dict[str, str],
     verify: Callable[[], None],
 ) -> str:
-    data = _read(body, 0, size)
+    data = _piece(context, body, 0, size, verify)
+    metadata["kelpie-crc32"] = f"{crc32_of(data):08x}"
     verify()
-    metadata["kelpie-crc32"] = f"{zlib.crc32(data):08x}"
     return context.store.put(bucket, key, data, metadata)
 
 
@@ -149,7 +151,7 @@ def _multipart(
 
     def send(number: int) -> Part:
         start = (number - 1) * part_size
-        data = _read(body, start, min(part_size, size - start))
+        data = _piece(context, body, start, min(part_size, size - start), verify)
         return context.store.part(bucket, key, upload_id, number, data)
 
     try:
@@ -166,12 +168,10 @@ def _multipart(
         raise
 
 
-def _read(descriptor: int, start: int, length: int) -> bytes:
-    """Exactly so many bytes; SourceChanged when the file has become shorter."""
-    data = os.pread(descriptor, length, start)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
-            raise SourceChanged("the file became shorter while it was uploaded")
-        data += more
-    return data
+def _piece(
+    context: JobContext, descriptor: int, start: int, length: int, verify: Callable[[], None]
+) -> bytes | Slice:
+    """What is sent: read on the way, or at once where it need not stay as its checksum found it."""
+    piece = Slice(descriptor, start, length, verify)
+    at_once = context.settings.changed_during_upload == "ignore" or length <= SMALL
+    return b"".join(map(bytes, piece.blocks())) if at_once else piece
