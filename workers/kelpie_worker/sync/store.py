@@ -78,6 +78,10 @@ class ClientFactory:
                 self._client = self._choose()
             return self._client
 
+    def where(self) -> str:
+        """The endpoint that the client speaks to."""
+        return self().meta.endpoint_url
+
     def _choose(self) -> S3Client:
         if self._settings.transport == "boto3":
             return self._boto3()[0]
@@ -133,10 +137,19 @@ class ClientFactory:
 class Store:
     """The storage on behalf of one job. Errors: SyncError, CanceledTransfer, and what a method names."""
 
-    def __init__(self, clients: ClientFactory, gate: Gate, *, max_tries: int) -> None:
+    def __init__(
+        self,
+        clients: ClientFactory,
+        gate: Gate,
+        *,
+        max_tries: int,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """``moved`` is told the bytes of every body that arrived, from transfer threads."""
         self._clients = clients
         self._gate = gate
         self._max_tries = max_tries
+        self._moved = moved
 
     def list(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
         """Every object under the prefix."""
@@ -201,7 +214,9 @@ class Store:
                 raise DamagedTransfer(f"{received} of {length} bytes arrived")
             return _remote_head(answer), value
 
-        return self._try(f"download {_url(bucket, key)}", call)
+        fetched = self._try(f"download {_url(bucket, key)}", call)
+        self._moved(length)
+        return fetched
 
     def put(self, bucket: str, key: str, data: bytes | Slice, metadata: Mapping[str, str]) -> str:
         """Store a small object in one piece; returns its ETag."""
@@ -219,7 +234,9 @@ class Store:
             )
             return answer["ETag"]
 
-        return self._try(f"upload {_url(bucket, key)}", call)
+        etag = self._try(f"upload {_url(bucket, key)}", call)
+        self._moved(len(data))
+        return etag
 
     def create(self, bucket: str, key: str, metadata: Mapping[str, str]) -> str:
         """Begin a multipart upload; returns its id."""
@@ -248,7 +265,9 @@ class Store:
             )
             return Part(number, answer["ETag"], checksum)
 
-        return self._try(f"upload part {number} of {_url(bucket, key)}", call)
+        sent = self._try(f"upload part {number} of {_url(bucket, key)}", call)
+        self._moved(len(data))
+        return sent
 
     def complete(
         self,

@@ -55,11 +55,15 @@ def object_key(prefix: str, name: str, *, compression: bool) -> str:
 
 
 def upload_file(
-    context: JobContext, tree: Tree, name: str, *, bucket: str, prefix: str
+    context: JobContext, tree: Tree, name: str, *, bucket: str, prefix: str, key: str | None = None
 ) -> Generator[Batch, list[Any], Uploaded]:
-    """The flow that stores one file. Raises FileNotFoundError, SourceChanged, SyncError, CanceledTransfer."""
+    """The flow that stores one file, under the prefix or as ``key``.
+
+    Raises FileNotFoundError, SourceChanged, SyncError, CanceledTransfer.
+    """
     path = str(tree.root / name)
-    key = object_key(prefix, name, compression=context.compression)
+    if key is None:
+        key = object_key(prefix, name, compression=context.compression)
     try:
         key.encode()
     except UnicodeEncodeError:

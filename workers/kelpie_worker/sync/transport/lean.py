@@ -128,6 +128,16 @@ class LeanClient:
             raise AttributeError(name)
         return getattr(self._other(), name)
 
+    @property
+    def meta(self) -> LeanClient:
+        """Itself: boto3's clients tell of their endpoint here."""
+        return self
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where the storage is."""
+        return f"{self._endpoint.scheme}://{self._endpoint.netloc}{self._endpoint.base}"
+
     def close(self) -> None:
         """Close the idle connections."""
         self._connections.close()
