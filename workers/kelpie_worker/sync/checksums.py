@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ def etag_of(path: Path, part_size: int | None, check: Callable[[], None]) -> str
 def same_as_listed(path: Path, *, size: int, etag: str, part_size: int, check: Callable[[], None]) -> bool:
     """Whether the file surely holds the object of a listing; False when that cannot be told."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return False
         if _PLAIN.fullmatch(etag):
             return etag_of(path, None, check) == etag.strip('"')

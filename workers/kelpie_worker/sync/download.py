@@ -81,16 +81,23 @@ def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
             local = name.removesuffix(compression.SUFFIX) if unzip else name
             if unzip or local not in chosen:
                 chosen[local] = (remote, unzip)
+        folder, place = None, None
         for local, (remote, unzip) in sorted(chosen.items()):
-            target = source.tree.place(local, key=remote.key)
+            above, _, last = local.rpartition("/")
+            if place is None or above != folder:
+                target = source.tree.place(local, key=remote.key)
+                folder, place = above, target.parent
+            else:  # beside the one before
+                target = source.tree.place_beside(place, last, key=remote.key)
             planned[target] = PlannedFile(bucket, remote, target, unzip)
-    for target in planned:
-        for parent in target.parents:
-            if parent in planned:
-                raise SyncError(
-                    f"the objects {planned[parent].remote.key!r} and {planned[target].remote.key!r} cannot"
-                    " both be stored: one path would be a file and a folder"
-                )
+    folders = {target.parent: target for target in planned}
+    for parent, target in list(folders.items()):
+        folders |= dict.fromkeys(parent.parents, target)
+    for path in folders.keys() & planned.keys():
+        raise SyncError(
+            f"the objects {planned[path].remote.key!r} and {planned[folders[path]].remote.key!r} cannot"
+            " both be stored: one path would be a file and a folder"
+        )
     return list(planned.values())
 
 
