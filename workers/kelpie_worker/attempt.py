@@ -127,6 +127,8 @@ class Attempt:
     def _to_drained(self) -> None:
         try:
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
+            sync = self._sync
+            self._file.follow_backlog(self.job.id, lambda: sync.backlog)
             self._enter(State.DOWNLOADING)
             if self._stop.requested.is_set():
                 return self._release()

@@ -12,6 +12,7 @@ from kelpie.job import FinishReply, HeartbeatReply, JobStatus, Outcome
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
+from kelpie_worker.sync.backlog import Backlog
 
 
 def settings(folder: Path, **values: Any) -> Settings:
@@ -141,6 +142,10 @@ class MemorySync:
         self.calls.append("clean")
         if "clean" in self._engine.fails:
             raise OSError("clean failed")
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog()
 
     @property
     def abandoned(self) -> bool:

@@ -17,6 +17,7 @@ from kelpie.patterns import Pattern, compile_pattern
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download, folders
+from kelpie_worker.sync.backlog import Backlog
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import Downloaded, PlannedFile
 from kelpie_worker.sync.errors import SyncError
@@ -83,7 +84,8 @@ class JobSync:
         self._ledger = Ledger()
         self._staging = Staging(job.id, settings.temp_dir)
         self._downloaded: list[Downloaded] = []
-        self._outputs: list[tuple[_Entry, Tree, str]] = []
+        self._outputs: list[tuple[_Entry, Tree, str, int]] = []
+        self._outputs_left = Backlog()
         self._lock = threading.Lock()
 
         def checked(entries: Sequence[SyncEntry]) -> list[_Entry]:
@@ -107,7 +109,7 @@ class JobSync:
                 Tree(each.folder),
                 each.pattern,
                 self._ledger,
-                self._watcher.wake,
+                self._note_change,
             )
             for each in self._during
         ]
@@ -179,9 +181,13 @@ class JobSync:
             self._staging.take(each.folder for each in self._after)
             # Listed once, now: what is missing later is an error, not an output less.
             self._outputs = list(self._list_outputs())
+            self._outputs_left = Backlog(
+                len(self._outputs), sum(size for *_, size in self._outputs), time.monotonic()
+            )
             for folder in self._folders:
                 folders.empty_folder(folder)
             self._owns_folders = False
+        self._note_change()
 
     def finalize(self) -> None:
         """Upload the outputs set aside, see that every object of this attempt is in the bucket as it was
@@ -227,6 +233,13 @@ class JobSync:
             return True
         return not self._gate.abandoned and any(not mirror.tracker.idle for mirror in self._mirrors)
 
+    @property
+    def backlog(self) -> Backlog:
+        """What of the job's data is not in the bucket yet; nothing any more once it is abandoned."""
+        if self._gate.abandoned:
+            return Backlog()
+        return Backlog.sum([*(mirror.tracker.backlog for mirror in self._mirrors), self._outputs_left])
+
     # ---- steps
 
     def _run(self, priority: Priority, flows: Any) -> None:
@@ -236,18 +249,20 @@ class JobSync:
         self._downloaded.append((yield from download.download_file(self._context, file)))
 
     def _output_flows(self) -> Generator[Generator[Batch, list[Any], None], None, None]:
-        return (self._store_output(entry, tree, name) for entry, tree, name in self._outputs)
+        return (self._store_output(*output) for output in self._outputs)
 
-    def _list_outputs(self) -> Generator[tuple[_Entry, Tree, str], None, None]:
+    def _list_outputs(self) -> Generator[tuple[_Entry, Tree, str, int], None, None]:
         for each in self._after:
             tree = self._staging.tree(each.folder)
             if tree is None:
                 continue  # a folder that the command left empty, or never made, has no outputs
-            for name, _ in tree.files(strict=True):
+            for name, snapshot in tree.files(strict=True):
                 if each.pattern is None or each.pattern.search(name) is not None:
-                    yield each, tree, name
+                    yield each, tree, name, snapshot.size
 
-    def _store_output(self, entry: _Entry, tree: Tree, name: str) -> Generator[Batch, list[Any], None]:
+    def _store_output(
+        self, entry: _Entry, tree: Tree, name: str, size: int
+    ) -> Generator[Batch, list[Any], None]:
         try:
             uploaded: Uploaded = yield from upload_file(
                 self._context, tree, name, bucket=entry.wire.bucket, prefix=entry.wire.prefix
@@ -255,6 +270,16 @@ class JobSync:
         except FileNotFoundError:
             raise SyncError(f"the output {tree.root / name} vanished before it was uploaded") from None
         self._ledger.record(uploaded)
+        with self._lock:
+            left = self._outputs_left
+            self._outputs_left = Backlog(
+                left.files - 1, left.bytes - size, left.oldest if left.files > 1 else None
+            )
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._watcher.wake()
+        self._context.observer.backlog_changed(self._context.job_id)
 
     def _verify(
         self, bucket: str, key: str, versions: frozenset[tuple[int, str]]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.content_types import content_type
 from kelpie_worker.sync.errors import DamagedTransfer, SyncError
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.retry import error_code, with_retries
@@ -230,6 +231,7 @@ class Store:
                 Body=cast("Any", Body(data, self._gate.confirm)),
                 ContentLength=len(data),
                 ChecksumCRC32=checksum,
+                ContentType=content_type(key),
                 Metadata=metadata,
             )
             return answer["ETag"]
@@ -243,7 +245,11 @@ class Store:
 
         def call() -> str:
             answer = self._clients().create_multipart_upload(
-                Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32", Metadata=metadata
+                Bucket=bucket,
+                Key=key,
+                ChecksumAlgorithm="CRC32",
+                ContentType=content_type(key),
+                Metadata=metadata,
             )
             return answer["UploadId"]
 

@@ -154,6 +154,7 @@ def _multipart(
     upload_id = context.store.create(bucket, key, metadata)
 
     def send(number: int) -> Part:
+        verify()  # what has changed already need not be sent to its end
         start = (number - 1) * part_size
         data = _piece(context, body, start, min(part_size, size - start), verify)
         return context.store.part(bucket, key, upload_id, number, data)
