@@ -72,6 +72,7 @@ class Fence:
                 etag = send(condition)
             except ObjectChanged:
                 self._conditions.keeps(bucket)
+                self._gate.confirm()  # a lease that ran out meanwhile is the plainer reason
                 there = self._look(bucket, key)
                 if there is None or there.size != size or there.metadata != metadata:
                     continue
@@ -104,6 +105,7 @@ class Fence:
                 self._store.delete(bucket, key, condition)
             except ObjectChanged:
                 self._conditions.keeps(bucket)
+                self._gate.confirm()  # a lease that ran out meanwhile is the plainer reason
                 there = self._look(bucket, key)
                 if there is not None and there.metadata.get("kelpie-job") != self._job_id:
                     log.warning(
