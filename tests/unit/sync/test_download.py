@@ -10,8 +10,8 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
+from tests.fault_proxy import RESET, TRUNCATE, Answer, FaultProxy, Request, error, is_fetch, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree
-from tests.unit.sync.fault_proxy import RESET, TRUNCATE, Answer, FaultProxy, Request, error, is_fetch, times
 from tests.waiting import wait_until
 
 
@@ -134,6 +134,7 @@ def test_two_entries_may_share_a_folder_and_the_later_wins(
     assert tree(folder) == {"x": b"b", "only-a": b"a"}
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("fault", [RESET, TRUNCATE, error(503, "SlowDown"), error(500, "InternalError")])
 def test_a_passing_fault_is_retried(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, fault: Answer | str
@@ -145,6 +146,7 @@ def test_a_passing_fault_is_retried(
     assert tree(folder) == {"x": data}
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("fault", [TRUNCATE, error(403, "AccessDenied"), error(404, "NoSuchKey")])
 def test_a_lasting_fault_names_the_object_and_leaves_no_part_of_it(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, fault: Answer | str

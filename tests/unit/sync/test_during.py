@@ -14,8 +14,8 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError, watcher
+from tests.fault_proxy import FaultProxy, Request, error, is_part, is_put, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree, up
-from tests.unit.sync.fault_proxy import FaultProxy, Request, error, is_part, is_put, times
 from tests.waiting import wait_until
 
 

@@ -13,9 +13,11 @@ from kelpie.job import Direction, SyncEntry
 from kelpie.patterns import Pattern
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download
+from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import PlannedFile
 from kelpie_worker.sync.errors import SourceChanged, SyncError
+from kelpie_worker.sync.fencing import Fence
 from kelpie_worker.sync.flow import Batch, run_all
 from kelpie_worker.sync.folders import make_folder
 from kelpie_worker.sync.gate import Gate
@@ -25,6 +27,7 @@ from kelpie_worker.sync.pool import Priority, TransferPool
 from kelpie_worker.sync.store import ClientFactory, RemoteFile, Store
 from kelpie_worker.sync.tree import Tree
 from kelpie_worker.sync.upload import Uploaded, object_key, upload_file
+from kelpie_worker.sync.uploads import UploadJournal, Uploads
 
 OWNER = "kelpie-data"
 """What stands for the job in the metadata of objects that no job stored."""
@@ -44,6 +47,14 @@ class Progress(Protocol):
 
     def ended(self) -> None:
         """One more file is in place."""
+
+
+class _Unconditional(Conditions):
+    """Nobody else is expected to write what a user copies: the last writer wins."""
+
+    def wanted(self, bucket: str) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +84,13 @@ class Copier:
         self._clients = ClientFactory(settings)
         self._store = Store(self._clients, self._gate, max_tries=settings.max_retries, moved=progress.moved)
 
+        self._uploads = Uploads(self._store, UploadJournal(None))
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._uploads.abort_kept()
         self._gate.abandon()
         self._pool.close(CLOSE_TIMEOUT_S)
 
@@ -155,6 +169,8 @@ class Copier:
             compression=compression,
             settings=self._settings,
             store=self._store,
+            fence=Fence(self._store, self._gate, _Unconditional(), job_id=OWNER, attempt=1),
+            uploads=self._uploads,
             gate=self._gate,
             observer=NullObserver(),
         )

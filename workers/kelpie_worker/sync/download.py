@@ -19,6 +19,7 @@ from typing import Any
 from kelpie.job import SyncEntry
 from kelpie.patterns import Pattern
 from kelpie_worker.sync import checksums, compression
+from kelpie_worker.sync.anchor import anchored
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.errors import ObjectChanged, SyncError
 from kelpie_worker.sync.flow import Batch
@@ -57,6 +58,7 @@ class Downloaded:
     key: str
     path: Path
     snapshot: Snapshot
+    etag: str
 
 
 def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
@@ -114,11 +116,12 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             part_size=context.settings.part_size,
             check=context.gate.check,
         ):
-            return _done(file)
+            return _done(file, remote.etag)
         # a fixed length, whatever the length of the file's own name
         digest = hashlib.sha256(os.fsencode(file.target.name)).hexdigest()[:16]
-        partial_path = file.target.parent / f"{HIDDEN_PREFIX}{digest}.part"
         with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(anchored(file.target.parent))
+            partial_path = folder / f"{HIDDEN_PREFIX}{digest}.part"
             stack.callback(partial_path.unlink, missing_ok=True)
             head = yield from _fetch_verified(context, file, str(partial_path))
             ready = partial_path
@@ -129,8 +132,8 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             mtime_ns = _mtime_ns(head, remote)
             os.utime(ready, ns=(mtime_ns, mtime_ns))
             context.gate.check()
-            ready.replace(file.target)
-        return _done(file)
+            ready.replace(folder / file.target.name)
+        return _done(file, head.etag)
     except OSError as error:
         raise SyncError(
             f"s3://{file.bucket}/{remote.key} cannot be stored at {path}: {error.strerror or error}"
@@ -224,5 +227,5 @@ def _mtime_ns(head: RemoteHead, remote: RemoteFile) -> int:
     return round(remote.modified.timestamp() * 1e9)
 
 
-def _done(file: PlannedFile) -> Downloaded:
-    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()))
+def _done(file: PlannedFile, etag: str) -> Downloaded:
+    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()), etag)

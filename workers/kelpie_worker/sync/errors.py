@@ -13,12 +13,28 @@ class CanceledTransfer(KelpieError):
     """The job was abandoned (its lease is lost, or it was canceled): nothing more is moved for it."""
 
 
+class Fenced(CanceledTransfer):
+    """A later attempt at the same job has stored an object: this one has lost its lease."""
+
+
+class OutOfReach(SyncError):
+    """The storage gave no good answer for as long as was tried; later it may."""
+
+
+class NotSupported(SyncError):
+    """The storage does not know what it was asked to do."""
+
+
+class UploadGone(SyncError):
+    """The storage does not know the multipart upload: it expired, or somebody else aborted it."""
+
+
 class SourceChanged(KelpieError):
     """A file changed while it was read; what was read of it is no version of it and was thrown away."""
 
 
 class ObjectChanged(KelpieError):
-    """An object was replaced while it was fetched; the parts fetched so far belong to another version."""
+    """An object is not the version that a request was meant for: it was replaced, made or deleted."""
 
 
 class DamagedTransfer(KelpieError):

@@ -13,7 +13,6 @@ import json
 import os
 import stat
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,8 +28,6 @@ log = structlog.get_logger(__name__)
 VERSION = 1
 MAX_BYTES = 1 << 30
 """A larger file is not read: it is none of ours."""
-RACY_NS = 20_000_000
-"""A file that changed less than this ago may change again without new times (kernel ticks last 10 ms)."""
 
 
 class Manifest:
@@ -97,7 +94,7 @@ class Manifest:
         if self._path is None:
             return
         self._changed = True
-        if time.time_ns() - local.mtime_ns < RACY_NS:
+        if local.ambiguous_s():
             self._entries.pop(key, None)
         else:
             self._entries[key] = [etag, size, local.size, local.mtime_ns, local.inode]

@@ -7,7 +7,9 @@ checksums are switched to ``when_required``, because it would send trailers that
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.conditions import Condition
 from kelpie_worker.sync.content_types import content_type
-from kelpie_worker.sync.errors import DamagedTransfer, SyncError
+from kelpie_worker.sync.describe import error_code
+from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, SyncError, UploadGone
 from kelpie_worker.sync.gate import Gate
-from kelpie_worker.sync.retry import error_code, with_retries
+from kelpie_worker.sync.retry import with_retries
 from kelpie_worker.sync.transport import (
     Body,
     LeanClient,
@@ -38,6 +42,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
+
+RENEW_S = 0.4
+"""The credentials are read anew at most this often; less than the first pause between two tries."""
+ABORT_TRIES = 3
+"""A multipart upload that cannot be aborted soon is left to the next start of the worker."""
+_NO_SUCH_OBJECT = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +81,22 @@ class ClientFactory:
         self._settings = settings
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._made = 0.0
 
     def __call__(self) -> S3Client:
         """The client; SyncError when boto3 refuses its configuration."""
         with self._lock:
             if self._client is None:
                 self._client = self._choose()
+                self._made = time.monotonic()
             return self._client
+
+    def renew(self) -> None:
+        """Read the credentials anew at the next call: the store says that those in use have expired, even
+        if they say otherwise."""
+        with self._lock:
+            if time.monotonic() - self._made > RENEW_S:  # once for all the requests that were under way
+                self._client = None
 
     def where(self) -> str:
         """The endpoint that the client speaks to."""
@@ -174,6 +193,19 @@ class Store:
         """What the store says of the object."""
         return self._try(f"look at {_url(bucket, key)}", lambda: self._head(bucket, key))
 
+    def find(self, bucket: str, key: str) -> RemoteHead | None:
+        """Like :meth:`head`; None when there is no such object."""
+
+        def call() -> RemoteHead | None:
+            try:
+                return self._head(bucket, key)
+            except Exception as error:
+                if error_code(error) in _NO_SUCH_OBJECT:
+                    return None
+                raise
+
+        return self._try(f"look at {_url(bucket, key)}", call)
+
     def fetch(
         self,
         bucket: str,
@@ -219,21 +251,30 @@ class Store:
         self._moved(length)
         return fetched
 
-    def put(self, bucket: str, key: str, data: bytes | Slice, metadata: Mapping[str, str]) -> str:
-        """Store a small object in one piece; returns its ETag."""
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        data: bytes | Slice,
+        metadata: Mapping[str, str],
+        condition: Condition | None = None,
+    ) -> str:
+        """Store a small object in one piece; returns its ETag. ObjectChanged when the condition fails."""
         checksum = crc32_header(crc32_of(data))
 
         def call() -> str:
             self._gate.confirm()
-            answer = self._clients().put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=cast("Any", Body(data, self._gate.confirm)),
-                ContentLength=len(data),
-                ChecksumCRC32=checksum,
-                ContentType=content_type(key),
-                Metadata=metadata,
-            )
+            with _failed_when_missing(condition):
+                answer = self._clients().put_object(
+                    Bucket=bucket,
+                    Key=key,
+                    Body=cast("Any", Body(data, self._gate.confirm)),
+                    ContentLength=len(data),
+                    ChecksumCRC32=checksum,
+                    ContentType=content_type(key),
+                    Metadata=metadata,
+                    **_arguments(condition),
+                )
             return answer["ETag"]
 
         etag = self._try(f"upload {_url(bucket, key)}", call)
@@ -284,8 +325,9 @@ class Store:
         *,
         size: int,
         metadata: Mapping[str, str],
+        condition: Condition | None = None,
     ) -> str:
-        """Make a multipart upload the object; returns its ETag."""
+        """Make a multipart upload the object; returns its ETag. ObjectChanged when the condition fails."""
         tries = 0
 
         def call() -> str:
@@ -297,12 +339,14 @@ class Store:
                 for part in sorted(parts, key=lambda part: part.number)
             ]
             try:
-                answer = self._clients().complete_multipart_upload(
-                    Bucket=bucket,
-                    Key=key,
-                    UploadId=upload_id,
-                    MultipartUpload={"Parts": listed},  # type: ignore[typeddict-item]  # the keys are the documented ones
-                )
+                with _failed_when_missing(condition):
+                    answer = self._clients().complete_multipart_upload(
+                        Bucket=bucket,
+                        Key=key,
+                        UploadId=upload_id,
+                        MultipartUpload={"Parts": listed},  # type: ignore[typeddict-item]  # the keys are the documented ones
+                        **_arguments(condition),
+                    )
             except Exception as error:
                 # The answer to an earlier try may have been lost after the store had acted on it.
                 if tries > 1 and error_code(error) == "NoSuchUpload":
@@ -314,22 +358,43 @@ class Store:
 
         return self._try(f"complete the upload of {_url(bucket, key)}", call)
 
-    def abort(self, bucket: str, key: str, upload_id: str) -> None:
-        """Throw away a multipart upload and its parts. The gate is not asked: this is how a job leaves."""
-        idle_gate = Gate(lambda: True)
-        with_retries(
-            f"abort the upload of {_url(bucket, key)}",
-            lambda: self._clients().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id),
-            gate=idle_gate,
-            max_tries=self._max_tries,
-        )
+    def parts(self, bucket: str, key: str, upload_id: str) -> dict[int, tuple[str, int]]:
+        """The parts that the store has of a multipart upload: number → (ETag, bytes)."""
+        found: dict[int, tuple[str, int]] = {}
+        marker = 0
+        while True:
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete the object; harmless when there is none."""
+            def page(marker: int = marker) -> Any:
+                return self._clients().list_parts(
+                    Bucket=bucket, Key=key, UploadId=upload_id, PartNumberMarker=marker
+                )
+
+            answer = self._try(f"list the parts of {_url(bucket, key)}", page)
+            found |= {each["PartNumber"]: (each["ETag"], each["Size"]) for each in answer.get("Parts", ())}
+            following = int(answer.get("NextPartNumberMarker") or 0)
+            if not answer.get("IsTruncated") or following <= marker:
+                return found
+            marker = following
+
+    def abort(self, bucket: str, key: str, upload_id: str) -> None:
+        """Throw away a multipart upload and its parts; harmless when there is none. The gate is not asked:
+        this is how a job leaves."""
+        idle_gate = Gate(lambda: True)
+        with contextlib.suppress(UploadGone):
+            with_retries(
+                f"abort the upload of {_url(bucket, key)}",
+                lambda: self._clients().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id),
+                gate=idle_gate,
+                max_tries=min(self._max_tries, ABORT_TRIES),
+            )
+
+    def delete(self, bucket: str, key: str, condition: Condition | None = None) -> None:
+        """Delete the object; harmless when there is none. ObjectChanged when the condition fails."""
 
         def call() -> None:
             self._gate.confirm()
-            self._clients().delete_object(Bucket=bucket, Key=key)
+            with _failed_when_missing(condition):
+                self._clients().delete_object(Bucket=bucket, Key=key, **_arguments(condition))
 
         self._try(f"delete {_url(bucket, key)}", call)
 
@@ -338,7 +403,7 @@ class Store:
         return _remote_head(answer)
 
     def _try(self, what: str, call: Callable[[], T]) -> T:
-        return with_retries(what, call, gate=self._gate, max_tries=self._max_tries)
+        return with_retries(what, call, gate=self._gate, max_tries=self._max_tries, renew=self._clients.renew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +413,21 @@ class Part:
     number: int
     etag: str
     checksum: str
+
+
+def _arguments(condition: Condition | None) -> dict[str, Any]:
+    return {} if condition is None else dict(condition.arguments)
+
+
+@contextlib.contextmanager
+def _failed_when_missing(condition: Condition | None) -> Iterator[None]:
+    """Some stores answer an If-Match on an object that is not there with 404."""
+    try:
+        yield
+    except Exception as error:
+        if condition is not None and condition.etag is not None and error_code(error) in _NO_SUCH_OBJECT:
+            raise ObjectChanged("the object is not there any more") from None
+        raise
 
 
 def crc32_header(value: int) -> str:
