@@ -1,8 +1,8 @@
 """Those that Kelpie is held against: how each is called, and the Python ones themselves.
 
 Each moves a folder under a prefix, or back, in a process of its own, with the settings that its own documents
-advise or that made it fastest here. ``python -m tests.bench.sync.peers NAME put|get FOLDER BUCKET PREFIX`` runs one
-that is a library.
+advise or that made it fastest here. ``python -m tests.bench.sync.peers NAME put|get FOLDER BUCKET PREFIX``
+runs one that is a library.
 """
 
 from __future__ import annotations

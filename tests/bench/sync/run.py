@@ -1,8 +1,9 @@
 """Folders to a store and back: Kelpie and its peers in turns, the same work, each in a process of its own.
 
-Figures are medians over rounds; every peer runs once a round, in an order that turns. CPU seconds and peak memory
-are the client process's own, as the kernel counted them. What a real server was sent is fetched and compared with its
-source after every run, and what it gave is compared too: moving wrong bytes fails the benchmark.
+Figures are medians over rounds; every peer runs once a round, in an order that turns. CPU seconds and peak
+memory are the client process's own, as the kernel counted them; no peak reads lower than this process's own.
+What a real server was sent is fetched and compared with its source after every run, and what it gave is
+compared too: moving wrong bytes fails the benchmark.
 """
 
 from __future__ import annotations

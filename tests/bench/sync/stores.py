@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import subprocess
@@ -48,7 +49,7 @@ def null_store(home: Path, *, tls: bool, delay_ms: int) -> Iterator[Storage]:
     try:
         wait_until(lambda: _listens(port), "the null store listens")
         environment = {
-            "AWS_ENDPOINT_URL_S3": f"{'https' if tls else 'http'}://{'localhost' if tls else LOOPBACK}:{port}",
+            "AWS_ENDPOINT_URL_S3": f"https://localhost:{port}" if tls else f"http://{LOOPBACK}:{port}",
             "AWS_ACCESS_KEY_ID": "bench",
             "AWS_SECRET_ACCESS_KEY": "bench",
             "AWS_REGION": "us-east-1",
@@ -84,7 +85,7 @@ def real_server(home: Path, *, tls: bool) -> Iterator[Storage]:
         # in a process of its own: loading boto3 here would show in the memory of every child
         subprocess.run(
             [sys.executable, "-c", f"import boto3; boto3.client('s3').create_bucket(Bucket={BUCKET!r})"],
-            env=_inherited() | server.environment,
+            env=os.environ | server.environment,
             check=True,
         )
         environment = dict(server.environment)
@@ -92,12 +93,6 @@ def real_server(home: Path, *, tls: bool) -> Iterator[Storage]:
             environment["AWS_ENDPOINT_URL_S3"] = f"https://localhost:{server.tls_port}"
             environment["AWS_CA_BUNDLE"] = str(certificate)
         yield Storage("real server", environment, keeps=True)
-
-
-def _inherited() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def _compiled(home: Path) -> Path:
