@@ -79,7 +79,7 @@ class Copier:
         self._settings = settings
         self._progress = progress
         self._manifests = manifests
-        self._pool = TransferPool(settings.threads)
+        self._pool = TransferPool(settings.threads, reserve=False)
         self._gate = Gate(lambda: True)
         self._clients = ClientFactory(settings)
         self._store = Store(self._clients, self._gate, max_tries=settings.max_retries, moved=progress.moved)

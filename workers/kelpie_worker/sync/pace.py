@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 FIRST = 4
 """Transfers at once before anything is known of the store."""
-WINDOW_S = 0.05
+WINDOW_S = 0.02
 BUSY = 0.7
 """Of one processor: above this share the process is busy itself."""
 

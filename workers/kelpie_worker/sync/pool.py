@@ -48,8 +48,10 @@ class TransferPool:
     job's outputs to end.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, reserve: bool = True) -> None:
+        """``reserve`` False: there is one kind of transfer only, which may have every thread."""
         self._threads = threads
+        self._reserve = max(1, threads // 8) if reserve and threads > 1 else 0
         self._pace = Pace(threads)
         self._limits = self._shares(self._pace.width)
         lock = threading.Lock()
@@ -94,13 +96,12 @@ class TransferPool:
     def _shares(self, width: int) -> dict[Priority, int]:
         """How many threads a priority and everything less urgent may have, of ``width`` that work: beside
         those, a few for what is more urgent than outputs; never more than there are."""
-        reserve = max(1, self._threads // 8) if self._threads > 1 else 0
-        spare = max(1, width // 8)
+        spare = max(1, width // 8) if self._reserve else 0
         return {
             priority: max(
                 1,
                 min(
-                    self._threads - reserve * priority.value,
+                    self._threads - self._reserve * priority.value,
                     width + spare * (Priority.OUTPUT.value - priority.value),
                 ),
             )
