@@ -50,6 +50,24 @@ class ReportBody(Body):
     ) = None
 
 
+class UploadBacklogBody(Body):
+    """What of the job's data is not in the bucket yet."""
+
+    files: Annotated[int, Field(ge=0, le=2**53, description="Changes that wait, or are on their way.")]
+    bytes: Annotated[int, Field(ge=0, le=2**53)]
+    oldest_s: Annotated[
+        float | None, Field(ge=0, le=1e9, description="Age of the oldest of them, in seconds.")
+    ] = None
+
+
+class HeartbeatBody(ReportBody):
+    """A sign of life, and what the node has still to upload."""
+
+    upload_backlog: Annotated[UploadBacklogBody | None, Field(description="Absent: as it said before.")] = (
+        None
+    )
+
+
 class FailureBody(ReportBody):
     """A failure, and what is known of it."""
 

@@ -288,8 +288,8 @@ def test_the_pattern_selects_what_is_uploaded(engines: Engines, store: Bucket, f
 def test_an_upload_that_fails_while_the_command_runs_is_tried_again_at_the_end(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
 ) -> None:
-    proxy.rule = times(engines.settings.max_retries, error(503, "SlowDown"), is_put)
-    job = during(engines, store, folder)
+    proxy.rule = times(2, error(503, "SlowDown"), is_put)
+    job = during(engines, store, folder, engine=engines.engine(max_retries=2))
     job.watch()
     (folder / "x").write_bytes(b"1")
     wait_until(lambda: job._mirrors[0].tracker.failures, "it has failed for now")

@@ -12,6 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,10 @@ import pytest
 from kelpie.embedded.s3 import S3Server
 from kelpie.job import Sync
 from kelpie_worker.sync import JobSync, mirror, watcher
+from kelpie_worker.sync.tree import Snapshot
 from kelpie_worker.sync.watcher import Watcher
 from kelpie_worker.sync.writers import Writers, is_network_mount, writers_of
+from tests.bench import watch
 from tests.bench.crew import ROOT
 from tests.fault_proxy import FaultProxy, is_put
 from tests.unit.sync.conftest import Bucket, Engines, tree, up
@@ -108,21 +112,49 @@ def test_a_file_that_its_writer_keeps_open_is_not_stored_half_written(
 
 
 def test_two_changes_within_one_tick_of_the_clock_are_two(
-    engines: Engines, store: Bucket, folder: Path
+    engines: Engines, store: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = during(engines, store, folder, watcher_debounce_ms=0)
+    looks: list[Snapshot] = []
+    ticked = threading.Event()
+
+    def ambiguous_s(self: Snapshot) -> float:
+        looks.append(self)
+        return 0.0 if ticked.is_set() else 0.001
+
+    monkeypatch.setattr(Snapshot, "ambiguous_s", ambiguous_s)
+    job = during(engines, store, folder)
     job.watch()
-    stamp = 0
-    for number in range(40):
-        path = folder / f"f{number}"
-        path.write_bytes(b"one")
-        first = path.stat()
-        path.write_bytes(b"two")
-        stamp = max(stamp, first.st_mtime_ns)
-        os.utime(path, ns=(first.st_atime_ns, first.st_mtime_ns))  # as kernels before 6.13 leave it
-    wait_until(lambda: len(store.names()) == 40, "all are stored")
+    path = folder / "x"
+    path.write_bytes(b"one")
+    wait_until(lambda: len(looks) > 2, "it is looked at")
+    before = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as kernels before 6.13 leave it
+    seen = len(looks)
+    wait_until(lambda: len(looks) > seen, "and again")
+    assert looks[0] == looks[-1]
+    assert store.names() == set()
+    ticked.set()
     job.drain()
-    assert set(store.contents().values()) == {b"two"}
+    assert store.contents() == {"x": b"two"}
+
+
+def test_a_change_is_ambiguous_until_the_clock_has_moved_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = 1_700_000_000_500_000_000
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: now_ns)
+    monkeypatch.setattr(time, "time", lambda: now_ns / 1e9 + 0.001)  # the finer clock is ahead
+
+    def ambiguous_s(mtime_ns: int) -> float:
+        return Snapshot(1, mtime_ns, 1).ambiguous_s()
+
+    tick_s = time.clock_getres(5)
+    assert ambiguous_s(now_ns) == pytest.approx(max(tick_s - 0.001, 0) + 0.0002, abs=1e-4)
+    assert 0 < ambiguous_s(now_ns + 500_000) <= tick_s + 0.001  # a kernel that stamps finer than its ticks
+    assert ambiguous_s(now_ns - 1) == 0
+    assert ambiguous_s(now_ns + 3_600_000_000_000) == 0  # set by hand: never reached
+    whole_ns = now_ns - 500_000_000  # a file system that keeps whole seconds, even ones on FAT
+    assert ambiguous_s(whole_ns) == pytest.approx(1.5)
+    assert ambiguous_s(whole_ns - 2_000_000_000) == 0
 
 
 # ---- where inotify fails
@@ -209,9 +241,11 @@ def test_a_network_mount_is_polled_for_what_has_no_events(
     job = during(engines, store, folder)
     (folder / "real").mkdir()
     (folder / "link").symlink_to("real")  # what is behind it makes no events under this name
-    job.watch()
     (folder / "real" / "x").write_bytes(b"1")
-    wait_until(lambda: store.names() == {"real/x", "link/x"}, "the change that another machine made")
+    job.watch()
+    wait_until(lambda: store.names() == {"real/x", "link/x"}, "the first scan is over")
+    (folder / "real" / "y").write_bytes(b"1")
+    wait_until(lambda: "link/y" in store.names(), "the change that another machine made")
     job.drain()
 
 
@@ -287,17 +321,40 @@ def test_a_folder_made_anew_is_watched_like_the_first(
 ) -> None:
     job = during(engines, store, folder)
     job.watch()
-    for number in range(3):
+    (folder / "first").write_bytes(b"1")
+    wait_until(lambda: store.names() == {"first"}, "the first folder is watched")
+    for number in range(2):
         how(folder)
-        folder.mkdir()
-        (folder / "sub").mkdir()
-        (folder / "sub" / f"y{number}").write_bytes(b"1")
-        wait_until(lambda: f"sub/y{number}" in store.names(), "the new folder is seen")  # noqa: B023
+        folder.mkdir()  # as a rule with the inode of the one before, if that is gone
+        (folder / f"y{number}").write_bytes(b"1")
+        wait_until(lambda: f"y{number}" in store.names(), "the new folder is seen")  # noqa: B023
         shutil.rmtree(folder.with_name("old"), ignore_errors=True)
         wait_until(lambda: job._watcher._folders[0].watched, "and watched")
-        (folder / "sub" / "z").write_bytes(b"%d" % number)
-        wait_until(lambda: store.names() >= {"sub/z"} and store.get("sub/z") == b"%d" % number, "by events")  # noqa: B023
+        (folder / "z").write_bytes(b"%d" % number)
+        wait_until(lambda: store.names() >= {"z"} and store.get("z") == b"%d" % number, "by events")  # noqa: B023
     job.drain()
+
+
+def test_a_folder_that_comes_with_links_in_it_is_searched(
+    engines: Engines, store: Bucket, folder: Path, tmp_path: Path
+) -> None:
+    job = during(engines, store, folder)
+    job.watch()
+    (folder / "first").write_bytes(b"1")
+    wait_until(lambda: store.names() == {"first"}, "the first scan is over")
+    (tmp_path / "built" / "real").mkdir(parents=True)
+    (tmp_path / "built" / "real" / "x").write_bytes(b"x")
+    (tmp_path / "built" / "link").symlink_to("real")  # what is behind it has no events of this name
+    (tmp_path / "built").rename(folder / "new")
+    wait_until(lambda: store.names() == {"first", "new/real/x", "new/link/x"}, "all of it is found")
+    job.drain()
+
+
+def test_the_benchmark_of_watching_runs_to_its_end(
+    s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert watch.run("close", s3, tmp_path, rounds=2, storm_size=0, debounce_ms=50)
+    assert "lost 0; torn 0; over: median" in capsys.readouterr().out
 
 
 def test_an_overflow_is_told_to_no_watcher_that_has_ended(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent, FileSystemEventHandler
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-MOVE_PAIRING_S = 0.01
+MOVE_PAIRING_S = 0.002
 """How long watchdog may hold back all events behind a file that left the folder, in the hope that it appears
 under another name. Its own half second would delay checkpoints, and here every event is but a reason to look.
 """

@@ -210,10 +210,8 @@ class _Watched:
         self._remote = is_network_mount(str(root))  # then changes made elsewhere have no events
         try:
             self._watch = notify.watch(self._observer, str(root), self)
-        except (
-            OSError
-        ) as error:  # a limit on watches, or a folder that vanished again: the next look tries anew
-            self._identity = None
+        except OSError as error:  # a limit on watches, or a folder that vanished again
+            self._identity = None  # the next look tries anew
             if str(error) != self._refused:
                 log.warning("the folder is polled: it cannot be watched", path=str(root), error=str(error))
             self._refused = str(error)
