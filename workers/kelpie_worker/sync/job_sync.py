@@ -21,7 +21,7 @@ from kelpie_worker.sync import download, folders
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import Downloaded, PlannedFile
-from kelpie_worker.sync.errors import Fenced, SyncError
+from kelpie_worker.sync.errors import Fenced, SourceChanged, SyncError
 from kelpie_worker.sync.fencing import Fence
 from kelpie_worker.sync.flow import Batch, run_all
 from kelpie_worker.sync.gate import Gate
@@ -281,6 +281,8 @@ class JobSync:
             )
         except FileNotFoundError:
             raise SyncError(f"the output {tree.root / name} vanished before it was uploaded") from None
+        except SourceChanged:
+            raise SyncError(f"the output {tree.root / name} changed after it was set aside") from None
         self._ledger.record(uploaded)
 
     def _verify(
