@@ -147,7 +147,8 @@ class JobSync:
             return
         sources = [download.Source(each.wire, Tree(each.folder), each.pattern) for each in self._before]
         planned = download.plan(self._context, sources)
-        self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
+        with self._told():
+            self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
 
     def watch(self) -> None:
         """From now on changes of the ``during`` folders are uploaded, and so is what is there already and was
@@ -167,7 +168,7 @@ class JobSync:
         SyncError names what could not be stored; CanceledTransfer.
         """
         self._watcher.stop()
-        with self._ending():
+        with self._told():
             if not self._watching:
                 return
             self._watching = False
@@ -194,7 +195,7 @@ class JobSync:
     def finalize(self) -> None:
         """Upload the outputs set aside, see that every object of this attempt is in the bucket as it was
         stored, and delete the copies. SyncError, CanceledTransfer."""
-        with self._ending():
+        with self._told():
             self._run(Priority.OUTPUT, self._output_flows())
             self._run(
                 Priority.OUTPUT,
@@ -238,13 +239,10 @@ class JobSync:
     # ---- steps
 
     @contextlib.contextmanager
-    def _ending(self) -> Iterator[None]:
-        """Uploads after which nothing is tried again: what they began and did not complete is aborted.
-
-        That the storage holds a later attempt's object is told as a failure, not passed over in silence as a
-        lost lease is: should the queue, against all that the storage says, believe in this attempt, its user
-        is told why it cannot go on.
-        """
+    def _told(self) -> Iterator[None]:
+        """That the storage holds a later attempt's object is told as a failure, not passed over in silence as
+        a lost lease is: should the queue, against all that the storage says, believe in this attempt, its
+        user is told why it cannot go on. Multipart uploads that nothing will continue are aborted."""
         try:
             self._gate.check()
             yield
@@ -258,9 +256,7 @@ class JobSync:
         run_all(self._lanes[priority], flows, width=self._context.settings.threads * 2)
 
     def _fetch(self, file: PlannedFile) -> Generator[Batch, list[Any], None]:
-        downloaded: Downloaded = yield from download.download_file(self._context, file)
-        self._context.fence.seen(downloaded.bucket, downloaded.key, downloaded.etag)
-        self._downloaded.append(downloaded)
+        self._downloaded.append((yield from download.download_file(self._context, file)))
 
     def _output_flows(self) -> Generator[Generator[Batch, list[Any], None], None, None]:
         return (self._store_output(entry, tree, name) for entry, tree, name in self._outputs)
