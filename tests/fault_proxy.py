@@ -250,6 +250,11 @@ def is_put(request: Request) -> bool:
     return request.method == "PUT" and "?" not in request.path.replace("?x-id=PutObject", "")
 
 
+def is_create(request: Request) -> bool:
+    """Whether the request begins a multipart upload."""
+    return request.method == "POST" and request.path.endswith("?uploads")
+
+
 def is_complete(request: Request) -> bool:
     """Whether the request completes a multipart upload."""
     return request.method == "POST" and "uploadId=" in request.path

@@ -100,6 +100,35 @@ def test_a_symlink_in_the_folder_leads_no_object_out_of_it(
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.parametrize("swapped", ["a", "c"], ids=["under way", "not begun"])
+def test_a_folder_swapped_for_a_symlink_during_the_download_leads_no_object_out(
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, swapped: str
+) -> None:
+    outside = engines.home / "outside"
+    outside.mkdir()
+    for name in "abc":
+        store.put(f"in/{name}/x", name.encode())
+
+    def rule(request: Request) -> None:
+        if "/in/a/x" in request.path:
+            (folder / swapped).rename(engines.home / "moved away")
+            (folder / swapped).symlink_to(outside)
+
+    proxy.rule = rule
+    with pytest.raises(SyncError, match=f"in/{swapped}/x|{swapped} was replaced by a symlink"):
+        before(engines, store, folder, engine=engines.engine(threads=1)).download()
+    assert list(outside.iterdir()) == []
+
+
+def test_a_backslash_in_a_key_is_a_letter_like_any_other(
+    engines: Engines, store: Bucket, folder: Path
+) -> None:
+    store.put("in/C:\\x", b"x")
+    store.put("in/\\\\host\\y", b"y")
+    before(engines, store, folder).download()
+    assert tree(folder) == {"C:\\x": b"x", "\\\\host\\y": b"y"}
+
+
 def test_a_missing_bucket_is_an_error_and_an_empty_prefix_is_none(
     engines: Engines, store: Bucket, folder: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.fault_proxy import (
     is_put,
     times,
 )
-from tests.unit.sync.conftest import PART, Bucket, Engines, up
+from tests.unit.sync.conftest import PART, Bucket, Engines, down, up
 from tests.waiting import wait_until
 
 JOB = "0f3c1f7a-0000-4000-8000-000000000001"
@@ -103,6 +103,17 @@ def test_an_attempt_that_finds_a_later_ones_object_writes_nothing_more_and_says_
         zombie.finalize()
     zombie.clean()
     assert store.multipart_uploads() == []
+
+
+def test_an_attempt_that_fetches_a_later_ones_object_is_fenced_before_its_command_runs(
+    engines: Engines, store: Bucket, folder: Path, tmp_path: Path
+) -> None:
+    store_as(engines, store, tmp_path / "next", b"newer", id=JOB, attempt=2)
+    entries = {"before": (down(store.name, "out/", folder),), "during": (up(store.name, "out/", folder),)}
+    zombie = engines.job(Sync(**entries), id=JOB, attempt=1)  # frozen between its lease and its download
+    with pytest.raises(SyncError, match="out/x was stored by attempt 2"):
+        zombie.download()
+    assert store.contents() == {"out/x": b"newer"}
 
 
 def test_a_later_attempts_object_stops_the_watch_too(

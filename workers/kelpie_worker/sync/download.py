@@ -58,7 +58,6 @@ class Downloaded:
     key: str
     path: Path
     snapshot: Snapshot
-    etag: str
 
 
 def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
@@ -116,7 +115,7 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             part_size=context.settings.part_size,
             check=context.gate.check,
         ):
-            return _done(file, remote.etag)
+            return _done(file)
         # a fixed length, whatever the length of the file's own name
         digest = hashlib.sha256(os.fsencode(file.target.name)).hexdigest()[:16]
         with contextlib.ExitStack() as stack:
@@ -124,6 +123,7 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             partial_path = folder / f"{HIDDEN_PREFIX}{digest}.part"
             stack.callback(partial_path.unlink, missing_ok=True)
             head = yield from _fetch_verified(context, file, str(partial_path))
+            context.fence.admit(file.bucket, remote.key, head)
             ready = partial_path
             if file.unzip:
                 ready = partial_path.with_suffix(".out")
@@ -133,7 +133,7 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             os.utime(ready, ns=(mtime_ns, mtime_ns))
             context.gate.check()
             ready.replace(folder / file.target.name)
-        return _done(file, head.etag)
+        return _done(file)
     except OSError as error:
         raise SyncError(
             f"s3://{file.bucket}/{remote.key} cannot be stored at {path}: {error.strerror or error}"
@@ -227,5 +227,5 @@ def _mtime_ns(head: RemoteHead, remote: RemoteFile) -> int:
     return round(remote.modified.timestamp() * 1e9)
 
 
-def _done(file: PlannedFile, etag: str) -> Downloaded:
-    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()), etag)
+def _done(file: PlannedFile) -> Downloaded:
+    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()))

@@ -46,10 +46,11 @@ class Fence:
         self._etags: dict[tuple[str, str], str] = {}  # of the objects as this attempt last saw them
         self._crowded: set[str] = set()  # buckets where objects were found that this attempt did not know
 
-    def seen(self, bucket: str, key: str, etag: str) -> None:
-        """The object has this ETag: it was fetched."""
+    def admit(self, bucket: str, key: str, head: RemoteHead) -> None:
+        """The object was fetched, and the next write expects it. Fenced when it is a later attempt's."""
+        self._refuse_later(bucket, key, head)
         with self._lock:
-            self._etags[bucket, key] = etag
+            self._etags[bucket, key] = head.etag
 
     def write(
         self,
@@ -139,13 +140,18 @@ class Fence:
     def _look(self, bucket: str, key: str) -> RemoteHead | None:
         """What is there now, which the next write expects. Fenced when it is a later attempt's."""
         there = self._store.find(bucket, key)
+        if there is not None:
+            self._refuse_later(bucket, key, there)
         with self._lock:
             if there is None:
                 self._etags.pop((bucket, key), None)
                 self._crowded.discard(bucket)
-                return None
-            self._etags[bucket, key] = there.etag
-            self._crowded.add(bucket)
+            else:
+                self._etags[bucket, key] = there.etag
+                self._crowded.add(bucket)
+        return there
+
+    def _refuse_later(self, bucket: str, key: str, there: RemoteHead) -> None:
         attempt = there.metadata.get("kelpie-attempt", "")
         if (
             there.metadata.get("kelpie-job") == self._job_id
@@ -159,7 +165,6 @@ class Fence:
             )
             self._gate.fence(why)
             raise Fenced(why)
-        return there
 
     def _probe(self, bucket: str, send: Callable[[Condition | None], str]) -> str | None:
         """Send once more, now that the object exists, what was stored on the condition that it does not.

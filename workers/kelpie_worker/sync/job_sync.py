@@ -22,7 +22,7 @@ from kelpie_worker.sync.backlog import Backlog
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import Downloaded, PlannedFile
-from kelpie_worker.sync.errors import Fenced, SyncError
+from kelpie_worker.sync.errors import Fenced, SourceChanged, SyncError
 from kelpie_worker.sync.fencing import Fence
 from kelpie_worker.sync.flow import Batch, run_all
 from kelpie_worker.sync.gate import Gate
@@ -149,7 +149,8 @@ class JobSync:
             return
         sources = [download.Source(each.wire, Tree(each.folder), each.pattern) for each in self._before]
         planned = download.plan(self._context, sources)
-        self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
+        with self._told():
+            self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
 
     def watch(self) -> None:
         """From now on changes of the ``during`` folders are uploaded, and so is what is there already and was
@@ -169,7 +170,7 @@ class JobSync:
         SyncError names what could not be stored; CanceledTransfer.
         """
         self._watcher.stop()
-        with self._ending():
+        with self._told():
             if not self._watching:
                 return
             self._watching = False
@@ -200,7 +201,7 @@ class JobSync:
     def finalize(self) -> None:
         """Upload the outputs set aside, see that every object of this attempt is in the bucket as it was
         stored, and delete the copies. SyncError, CanceledTransfer."""
-        with self._ending():
+        with self._told():
             self._run(Priority.OUTPUT, self._output_flows())
             self._run(
                 Priority.OUTPUT,
@@ -251,13 +252,10 @@ class JobSync:
     # ---- steps
 
     @contextlib.contextmanager
-    def _ending(self) -> Iterator[None]:
-        """Uploads after which nothing is tried again: what they began and did not complete is aborted.
-
-        That the storage holds a later attempt's object is told as a failure, not passed over in silence as a
-        lost lease is: should the queue, against all that the storage says, believe in this attempt, its user
-        is told why it cannot go on.
-        """
+    def _told(self) -> Iterator[None]:
+        """That the storage holds a later attempt's object is told as a failure, not passed over in silence as
+        a lost lease is: should the queue, against all that the storage says, believe in this attempt, its
+        user is told why it cannot go on. Multipart uploads that nothing will continue are aborted."""
         try:
             self._gate.check()
             yield
@@ -271,9 +269,7 @@ class JobSync:
         run_all(self._lanes[priority], flows, width=self._context.settings.threads * 2)
 
     def _fetch(self, file: PlannedFile) -> Generator[Batch, list[Any], None]:
-        downloaded: Downloaded = yield from download.download_file(self._context, file)
-        self._context.fence.seen(downloaded.bucket, downloaded.key, downloaded.etag)
-        self._downloaded.append(downloaded)
+        self._downloaded.append((yield from download.download_file(self._context, file)))
 
     def _output_flows(self) -> Generator[Generator[Batch, list[Any], None], None, None]:
         return (self._store_output(*output) for output in self._outputs)
@@ -296,6 +292,8 @@ class JobSync:
             )
         except FileNotFoundError:
             raise SyncError(f"the output {tree.root / name} vanished before it was uploaded") from None
+        except SourceChanged:
+            raise SyncError(f"the output {tree.root / name} changed after it was set aside") from None
         self._ledger.record(uploaded)
         with self._lock:
             left = self._outputs_left

@@ -49,7 +49,13 @@ _TRANSIENT_CODES = frozenset(
     }
 )
 
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException"})
+_EXPIRED = frozenset(
+    {
+        "400",  # a HEAD has no body to say more in: perhaps this, perhaps a RequestTimeout
+        "ExpiredToken",
+        "ExpiredTokenException",
+    }
+)
 _NETWORK = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 """What the standard library raises. Other OSErrors are of the local disk."""
 
