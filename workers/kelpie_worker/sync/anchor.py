@@ -11,15 +11,15 @@ from kelpie_worker.sync.errors import SyncError
 
 
 @contextlib.contextmanager
-def anchored(folder: Path) -> Iterator[Path]:
+def anchored(folder: Path) -> Iterator[str]:
     """A path to the folder that leads to it, and nowhere else, inside the ``with`` block.
 
     SyncError when the path, or a part of it, is a symlink: it was swapped after ``folder`` was resolved.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        held = Path(f"/proc/self/fd/{descriptor}")
-        if held.readlink() != folder:
+        held = f"/proc/self/fd/{descriptor}"
+        if os.readlink(held) != str(folder):  # noqa: PTH115  (plain strings: this is done for every file)
             raise SyncError(f"{folder} was replaced by a symlink meanwhile: nothing is stored through it")
         yield held
     finally:

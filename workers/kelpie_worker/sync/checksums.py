@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -61,12 +62,12 @@ class Received:
     crc32s: Sequence[int]
 
 
-def mismatch(path: Path, head: RemoteHead, received: Received, check: Callable[[], None]) -> str | None:
+def mismatch(path: str, head: RemoteHead, received: Received, check: Callable[[], None]) -> str | None:
     """What differs between the file and its object; None when nothing does that can be compared.
 
     The file is read again only when what arrived was cut otherwise than the checksum's parts.
     """
-    size = path.stat().st_size
+    size = os.stat(path).st_size  # noqa: PTH116
     if size != head.size:
         return f"{size} bytes arrived, the object has {head.size}"
     if stored := head.metadata.get("kelpie-crc32"):
@@ -83,9 +84,9 @@ def mismatch(path: Path, head: RemoteHead, received: Received, check: Callable[[
     if head.encrypted:  # such an ETag is no MD5
         return None
     if _PLAIN.fullmatch(head.etag):
-        return _differs("MD5", etag_of(path, None, check), head.etag.strip('"'))
+        return _differs("MD5", etag_of(Path(path), None, check), head.etag.strip('"'))
     if _COMPOSED.fullmatch(head.etag) and cut is not None:
-        return _differs("MD5", etag_of(path, cut, check), head.etag.strip('"'))
+        return _differs("MD5", etag_of(Path(path), cut, check), head.etag.strip('"'))
     return None
 
 
@@ -93,23 +94,23 @@ def _differs(what: str, found: str, wanted: str) -> str | None:
     return None if found == wanted else f"its {what} is {found}, not {wanted}"
 
 
-def _whole(path: Path, received: Received, check: Callable[[], None]) -> int:
+def _whole(path: str, received: Received, check: Callable[[], None]) -> int:
     if len(received.crc32s) == 1:
         return received.crc32s[0]
     return next(iter(_crc32s(path, None, check)), 0)
 
 
-def _composed(path: Path, part_size: int, received: Received, check: Callable[[], None]) -> str:
+def _composed(path: str, part_size: int, received: Received, check: Callable[[], None]) -> str:
     """The CRC32 of the parts' CRC32s, as S3 writes it."""
     same = part_size == received.part_size
     parts = received.crc32s if same else list(_crc32s(path, part_size, check))
     return f"{crc32_header(crc32(b''.join(each.to_bytes(4, 'big') for each in parts)))}-{len(parts)}"
 
 
-def _crc32s(path: Path, part_size: int | None, check: Callable[[], None]) -> Iterator[int]:
+def _crc32s(path: str, part_size: int | None, check: Callable[[], None]) -> Iterator[int]:
     """The CRC32 of each part of the file; None: of the whole."""
-    with path.open("rb") as file:
-        left = path.stat().st_size
+    with Path(path).open("rb") as file:
+        left = os.fstat(file.fileno()).st_size
         while left > 0:
             part = left if part_size is None else min(part_size, left)
             left -= part

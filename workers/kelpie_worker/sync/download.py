@@ -7,7 +7,6 @@ and renamed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -118,21 +117,24 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             return _done(file)
         # a fixed length, whatever the length of the file's own name
         digest = hashlib.sha256(os.fsencode(file.target.name)).hexdigest()[:16]
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(anchored(file.target.parent))
-            partial_path = folder / f"{HIDDEN_PREFIX}{digest}.part"
-            stack.callback(partial_path.unlink, missing_ok=True)
-            head = yield from _fetch_verified(context, file, str(partial_path))
-            context.fence.admit(file.bucket, remote.key, head)
-            ready = partial_path
-            if file.unzip:
-                ready = partial_path.with_suffix(".out")
-                stack.callback(ready.unlink, missing_ok=True)
-                yield Batch([partial(_unzip, context, file, head, partial_path, ready)], 1)
-            mtime_ns = _mtime_ns(head, remote)
-            os.utime(ready, ns=(mtime_ns, mtime_ns))
-            context.gate.check()
-            ready.replace(folder / file.target.name)
+        with anchored(file.target.parent) as folder:
+            # plain strings: all this is done for every small file
+            arriving = f"{folder}/{HIDDEN_PREFIX}{digest}.part"
+            ready = f"{folder}/{HIDDEN_PREFIX}{digest}.out" if file.unzip else arriving
+            try:
+                head = yield from _fetch_verified(context, file, arriving)
+                context.fence.admit(file.bucket, remote.key, head)
+                if file.unzip:
+                    yield Batch([partial(_unzip, context, file, head, Path(arriving), Path(ready))], 1)
+                    os.unlink(arriving)  # noqa: PTH108
+                mtime_ns = _mtime_ns(head, remote)
+                os.utime(ready, ns=(mtime_ns, mtime_ns))
+                context.gate.check()
+                os.replace(ready, f"{folder}/{file.target.name}")  # noqa: PTH105
+            except BaseException:
+                for left in {arriving, ready}:
+                    Path(left).unlink(missing_ok=True)
+                raise
         return _done(file)
     except OSError as error:
         raise SyncError(
@@ -150,9 +152,7 @@ def _fetch_verified(
     part_size = context.settings.part_size
     damaged = 0
     for _ in range(MAX_VERSIONS):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108  (plain strings: this is done for every small file)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = _create(path)
         try:
             calls = _ranges(context, bucket, key, etag, size, descriptor)
             if len(calls) == 1:
@@ -168,7 +168,7 @@ def _fetch_verified(
         finally:
             os.close(descriptor)
         received = checksums.Received(part_size, [crc32 for _, crc32 in fetched])
-        wrong = checksums.mismatch(Path(path), head, received, context.gate.check)
+        wrong = checksums.mismatch(path, head, received, context.gate.check)
         if wrong is None:
             return head
         damaged += 1
@@ -177,6 +177,16 @@ def _fetch_verified(
     raise SyncError(
         f"download s3://{bucket}/{key}: the object was replaced {MAX_VERSIONS} times while it was fetched"
     )
+
+
+def _create(path: str) -> int:
+    """A new file to write to; one that a killed worker, or an earlier try, left is removed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108
+        return os.open(path, flags, 0o666)
 
 
 def _ranges(
@@ -228,4 +238,4 @@ def _mtime_ns(head: RemoteHead, remote: RemoteFile) -> int:
 
 
 def _done(file: PlannedFile) -> Downloaded:
-    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()))
+    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(os.stat(file.target)))  # noqa: PTH116
