@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -182,6 +183,7 @@ def _copier(*, everything: bool, as_json: bool) -> Iterator[Copier]:
 
     settings = SyncSettings.from_env()
     _be_quiet()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is aborted
     with (
         _progress(shown=sys.stderr.isatty() and not as_json) as progress,
         Copier(settings, progress, manifests=None if everything else _cache()) as copier,
