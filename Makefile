@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs bench walk simulate mutants durability lock clean
+.PHONY: demo test lint types check docs bench bench-sync walk simulate mutants durability lock clean
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -27,6 +27,9 @@ docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
 	for name in peers http_api scale polls latency worker_memory; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
+
+bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory
+	$(BIN)/python -m tests.bench.sync
 
 walk: $(VENV)/dev.done  ## A million random steps against the model of the protocol
 	$(BIN)/python -m tests.proof.walk --seeds 4000

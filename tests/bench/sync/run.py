@@ -76,7 +76,9 @@ class Bench:
     home: Path
     rounds: int
     peers: Sequence[Peer]
+    judged: bool = True  # whether the sizes are those of the goals
     shortfalls: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def target(self) -> Path:
@@ -196,14 +198,14 @@ def _print(bench: Bench, title: str, by_peer: Mapping[str, Sequence[Run]], goal:
         if name not in good:
             why = next((run.failure for run in runs if run.failure), "its put failed")
             print(f"   {name:10} FAILED: {why}")
-            bench.shortfalls.append(f"{title}: {name} failed")
+            bench.failures.append(f"{title}: {name}: {why}")
             continue
         cpu = statistics.median(run.cpu_s for run in runs)
         peak = max(run.peak_mib for run in runs)
         ratio = f"{walls[name] / best:.2f}" if best else "–"
         noise = spread([run.wall_s for run in runs])
         print(f"   {name:10} {walls[name]:8.2f} {noise:>8} {ratio:>7} {cpu:7.2f} {peak:9.0f}", flush=True)
-    if "kelpie" in walls:
+    if "kelpie" in walls and bench.judged:
         peak = max(run.peak_mib for run in good["kelpie"])
         if best and walls["kelpie"] > goal * best:
             bench.shortfalls.append(f"{title}: {walls['kelpie'] / best:.2f} × the fastest peer, goal {goal}")
@@ -224,13 +226,13 @@ def measure_resume(bench: Bench, storage: Storage, workload: Workload) -> None:
             run = bench.run(argv, storage.environment)
             told = json.loads(run.printed) if not run.failure else {}
             if run.failure or (number and told["files"]):
-                bench.shortfalls.append(f"resume {name}: {run.failure or 'files were moved again'}")
+                bench.failures.append(f"resume {name}: {run.failure or 'files were moved again'}")
                 print(f"   {name:10} FAILED: {run.failure or told}")
                 return
             seconds.append(told["seconds"])
         again = statistics.median(seconds[1:])
         print(f"   {name:10} {again:8.3f} s of the engine's time {spread(seconds[1:])}", flush=True)
-        if again > RESUME_GOAL_S and workload.files >= 1000:
+        if again > RESUME_GOAL_S and bench.judged:
             bench.shortfalls.append(f"resume {name}: {again:.3f} s, goal {RESUME_GOAL_S}")
 
 
@@ -245,7 +247,7 @@ def measure_sparse(bench: Bench, storage: Storage, size_gib: float) -> None:
     print(f"\nput of a sparse file of {size_gib:g} GiB, {storage.name}")
     if run.failure:
         print(f"   FAILED: {run.failure}")
-        bench.shortfalls.append("the sparse file failed")
+        bench.failures.append(f"the sparse file: {run.failure}")
         return
     rate = size_gib / run.wall_s
     print(
@@ -296,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"   without {peer.name}: {peer.missing}")
     with _home(given.home) as home:
         present = [peer for peer in every if not peer.missing]
-        bench = Bench(home, 1 if given.quick else given.rounds, present)
+        bench = Bench(home, 1 if given.quick else given.rounds, present, judged=not given.quick)
         stores: dict[str, tuple[str, Callable[[], AbstractContextManager[Storage]]]] = {
             "null": ("null store over HTTP", lambda: null_store(home, tls=False, delay_ms=0)),
             "null-tls": ("null store over HTTPS", lambda: null_store(home, tls=True, delay_ms=0)),
@@ -325,9 +327,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             finally:
                 shutil.rmtree(home / "s3", ignore_errors=True)
         print(f"\n   load afterwards {load()}")
-        failed = [each for each in bench.shortfalls if "failed" in each]
         for each in bench.shortfalls:
             print(f"   short: {each}")
-        print("   every goal was met" if not bench.shortfalls else "")
-    if failed:
+        for each in bench.failures:
+            print(f"   FAILED: {each}")
+        if bench.judged and not bench.shortfalls and not bench.failures:
+            print("   every goal was met")
+    if bench.failures:
         sys.exit(1)

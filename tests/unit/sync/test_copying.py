@@ -116,14 +116,11 @@ def test_what_has_changed_on_neither_side_is_not_moved_again(
     "harm",
     [
         lambda path: path.write_text("{"),
-        lambda path: path.write_text('{"heading": 1, "entries": []}'),
-        lambda path: path.write_bytes(os.urandom(1000)),
         lambda path: path.write_text(path.read_text().replace('"p/"', '"q/"')),
         lambda path: path.write_text(path.read_text().replace("[", "[0, ")),
         lambda path: path.chmod(0o666),
-        lambda path: path.unlink(),
     ],
-    ids=["torn", "foreign", "noise", "another prefix", "other entries", "writable by others", "gone"],
+    ids=["torn", "another prefix", "other entries", "writable by others"],
 )
 def test_a_damaged_memory_of_the_last_copy_counts_as_none(
     data: Data, store: Bucket, folder: Path, tmp_path: Path, harm: Callable[[Path], None]
@@ -229,10 +226,12 @@ def test_boto3_is_not_loaded_when_the_environment_says_everything(
 ) -> None:
     script = (
         "import sys; from kelpie.cli import main\n"
-        "for argv in (['put', sys.argv[1], sys.argv[2]], ['get', sys.argv[2], sys.argv[3]], ['ls', sys.argv[2]]):\n"
+        "_, folder, place, back = sys.argv\n"
+        "for argv in (['put', folder, place], ['get', place, back], ['ls', place]):\n"
         "    try: main(['data', *argv])\n"
         "    except SystemExit as end: assert not end.code\n"
-        "print([m for m in 'boto3 botocore watchdog redis pydantic rich.progress'.split() if m in sys.modules])"
+        "heavy = 'boto3 botocore watchdog redis pydantic rich.progress'.split()\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     argv = [sys.executable, "-c", script, str(folder), f"s3://{store.name}/p", str(tmp_path / "back")]
     run = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
