@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -121,6 +122,7 @@ class Engines:
             watcher_stability_ms=50,
             temp_dir=self.temp_dir,
             stall_timeout_s=10.0,
+            transport=os.environ.get("KELPIE_SYNC_TRANSPORT", "auto"),  # the whole suite over boto3, at will
         )
         self._engines: list[SyncEngine] = []
         self._engine: SyncEngine | None = None

@@ -231,13 +231,16 @@ class Connection:
         return taken
 
 
-def broken(error: OSError, what: str) -> ConnectionError:
-    """A failure of the network as what it is; ``what`` names the connection."""
-    if isinstance(error, (TimeoutError, BlockingIOError)):  # Python's limit, the kernel's limit
-        made = ConnectionError(f"{what} moved no byte for too long")
-    else:
-        made = ConnectionError(f"{what} failed: {error.strerror or error}")
-    return made
+class BrokenConnection(ConnectionError):
+    """The network failed. ``kwargs`` names the endpoint, as botocore's errors do."""
+
+    def __init__(self, error: OSError, endpoint_url: str) -> None:
+        if isinstance(error, (TimeoutError, BlockingIOError)):  # Python's limit, the kernel's limit
+            text = "the storage moved no byte for too long"
+        else:
+            text = f"the connection to the storage failed: {error.strerror or error}"
+        super().__init__(text)
+        self.kwargs = {"endpoint_url": endpoint_url}
 
 
 class Connections:

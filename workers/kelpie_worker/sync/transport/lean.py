@@ -21,7 +21,7 @@ import structlog
 from kelpie_worker.sync.errors import DamagedTransfer, StorageError
 from kelpie_worker.sync.transport import wire
 from kelpie_worker.sync.transport.body import Body
-from kelpie_worker.sync.transport.connection import Address, Answer, Connection, Connections, broken
+from kelpie_worker.sync.transport.connection import Address, Answer, BrokenConnection, Connection, Connections
 from kelpie_worker.sync.transport.endpoint import Endpoint
 from kelpie_worker.sync.transport.signing import Signer
 
@@ -207,16 +207,14 @@ class LeanClient:
         headers = self._signer.headers(operation.method, path, query, headers)
         if operation.method in {"PUT", "POST"}:
             headers["content-length"] = str(0 if body is None else len(body))
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        lines = "".join([f"{name.title()}: {value}\r\n" for name, value in headers.items()])
         head = f"{operation.method} {path}{'?' + query if query else ''} HTTP/1.1\r\n{lines}\r\n".encode()
         try:
             return self._exchange(operation, address, head, body)
         except ssl.SSLCertVerificationError as error:
             raise _Foreign(f"its certificate is not trusted here: {error.verify_message}") from None
-        except ConnectionError:
-            raise
-        except OSError as error:  # no such host, no route, a connection that stood still
-            raise broken(error, f"the connection to {self._endpoint.netloc}") from error
+        except OSError as error:  # no such host, no route, a connection that broke or stood still
+            raise BrokenConnection(error, self.endpoint_url) from error
 
     def _request(
         self, operation: _Operation, arguments: Mapping[str, Any]
@@ -289,7 +287,7 @@ class LeanClient:
         def ended() -> None:
             self._release(address, connection, answer)
 
-        body = _ObjectBody(connection, answer.length, ended)
+        body = _ObjectBody(connection, answer.length, ended, self.endpoint_url)
         return {**_described(answer), "ContentLength": answer.length, "Body": body}
 
     def _release(self, address: Address, connection: Connection, answer: Answer) -> None:
@@ -302,7 +300,10 @@ class LeanClient:
 class _ObjectBody:
     """An object on its way down."""
 
-    def __init__(self, connection: Connection, length: int, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: Connection, length: int, ended: Callable[[], None], endpoint_url: str
+    ) -> None:
+        self._endpoint_url = endpoint_url
         self._connection = connection
         self._left = length
         self._ended = ended
@@ -314,10 +315,8 @@ class _ObjectBody:
             return 0
         try:
             size = self._connection.read_into(target[: self._left])
-        except ConnectionError:
-            raise
         except OSError as error:
-            raise broken(error, "the connection") from error
+            raise BrokenConnection(error, self._endpoint_url) from error
         if not size:
             raise DamagedTransfer(f"the connection ended {self._left} bytes too early")
         self._left -= size
