@@ -50,7 +50,10 @@ def test_a_job_whose_storage_stumbles_completes_with_every_object_as_it_was_writ
 
     proxy.rule = rule  # type: ignore[assignment]
     proxy.early = times(2, RESET_MID, is_part)
-    script = "cat in/x in/x > out/two; head -c 25000000 /dev/urandom > out/big; cd out; sha256sum big two > ../ck/sums"
+    script = """
+        cat in/x in/x > out/two; head -c 25000000 /dev/urandom > out/big
+        cd out; sha256sum big two > ../ck/sums
+    """
     sync = {
         "before": [down(bucket, "in/", "in")],
         "during": [up(bucket, "ck/", "ck")],

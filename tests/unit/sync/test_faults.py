@@ -38,6 +38,7 @@ from tests.fault_proxy import (
     Rule,
     Slow,
     error,
+    is_create,
     is_fetch,
     is_part,
     is_put,
@@ -89,13 +90,17 @@ def has_body(request: Request) -> bool:
 
 
 def every(number: int, action: Answer | str) -> Rule:
-    """A rule: of so many requests one meets the action."""
+    """A rule: of so many requests one meets the action.
+
+    Never one that begins a multipart upload: an upload whose id is lost is nobody's, and only a rule of the
+    bucket's lifecycle can end it.
+    """
     lock, count = threading.Lock(), [0]
 
     def rule(request: Request) -> Answer | str | None:
         with lock:
-            count[0] += 1
-            return action if count[0] % number == 0 else None
+            count[0] += not is_create(request)
+            return action if count[0] % number == 0 and not is_create(request) else None
 
     return rule
 
