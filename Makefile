@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs bench bench-sync walk simulate mutants durability lock clean
+.PHONY: demo test lint types check docs bench bench-sync walk simulate mutants durability lock clean sync-faults
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -44,6 +44,9 @@ mutants: $(VENV)/dev.done  ## Change the scripts line by line; each change must 
 durability: $(VENV)/dev.done  ## Kill the server and cut its power under load (needs a C compiler)
 	$(BIN)/python -m tests.proof.durability --rounds 200
 	$(BIN)/python -m tests.proof.durability --rounds 200 --power-cut
+
+sync-faults: $(VENV)/dev.done  ## Three hundred jobs whose storage is in trouble; every object compared with its source
+	$(BIN)/python -m tests.proof.sync_faults --seeds 300
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml

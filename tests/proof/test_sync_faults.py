@@ -44,10 +44,16 @@ def test_without_conditional_writes_the_auditor_sees_the_zombie(
 ) -> None:
     monkeypatch.setattr(Fence, "_condition", lambda *args: None)
     monkeypatch.setattr(Fence, "_refuse_later", lambda *args: None)
-    zombies = (seed for seed in range(1000) if Plan.of(seed).ending == "zombie")
-    with pytest.raises(AuditError):
-        for seed, _ in zip(zombies, range(20), strict=False):
+
+    def seen(seed: int) -> bool:
+        try:
             run_seed(seed, s3, proxy, tmp_path)
+        except AuditError:
+            return True
+        return False
+
+    zombies = [seed for seed in range(80) if Plan.of(seed).ending == "zombie"]
+    assert any(map(seen, zombies))
 
 
 def test_every_ending_is_drawn() -> None:

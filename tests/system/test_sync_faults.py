@@ -1,9 +1,10 @@
-"""Real nodes whose storage is in trouble: completed with every object as it was written, or failed with a reason."""
+"""Real nodes whose storage is in trouble: every object as it was written, or a failure with its reason."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 
@@ -31,7 +32,8 @@ def node(fleet: Fleet, proxy: FaultProxy) -> Node:
 
 
 def tells_no_secret(s3: S3Server, text: str) -> bool:
-    return not any(secret in text for secret in (s3.secret_key, s3.access_key, "Signature="))
+    signed = re.search("Signature=[0-9a-f]", text)
+    return not (signed or s3.secret_key in text or s3.access_key in text)
 
 
 def test_a_job_whose_storage_stumbles_completes_with_every_object_as_it_was_written(
@@ -48,7 +50,10 @@ def test_a_job_whose_storage_stumbles_completes_with_every_object_as_it_was_writ
 
     proxy.rule = rule  # type: ignore[assignment]
     proxy.early = times(2, RESET_MID, is_part)
-    script = "cat in/x in/x > out/two; head -c 25000000 /dev/urandom > out/big; cd out; sha256sum big two > ../ck/sums"
+    script = """
+        cat in/x in/x > out/two; head -c 25000000 /dev/urandom > out/big
+        cd out; sha256sum big two > ../ck/sums
+    """
     sync = {
         "before": [down(bucket, "in/", "in")],
         "during": [up(bucket, "ck/", "ck")],

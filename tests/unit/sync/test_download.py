@@ -121,12 +121,16 @@ def test_a_folder_swapped_for_a_symlink_during_the_download_leads_no_object_out(
 
 
 def test_a_backslash_in_a_key_is_a_letter_like_any_other(
-    engines: Engines, store: Bucket, folder: Path
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
 ) -> None:
-    store.put("in/C:\\x", b"x")
-    store.put("in/\\\\host\\y", b"y")
+    etag = '"9dd4e461268c8034f5c8564e155c67a6"'  # of "x"; this server would take a backslash for a slash
+    listing = f"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>
+      <Contents><Key>in/..\\..\\evil</Key><Size>1</Size><ETag>{etag}</ETag>
+      <LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>""".encode()
+    fetched = Answer(206, b"x", {"ETag": etag, "Content-Range": "bytes 0-0/1"})
+    proxy.rule = lambda request: fetched if is_fetch(request) else Answer(200, listing)
     before(engines, store, folder).download()
-    assert tree(folder) == {"C:\\x": b"x", "\\\\host\\y": b"y"}
+    assert tree(folder) == {"..\\..\\evil": b"x"}
 
 
 def test_a_missing_bucket_is_an_error_and_an_empty_prefix_is_none(
