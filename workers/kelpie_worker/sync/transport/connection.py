@@ -7,6 +7,7 @@ call. Every failure of the network is a ConnectionError, also a connection that 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import struct
@@ -69,6 +70,8 @@ class Connection:
             raise
         self._socket = made
         self._tls = address.tls is not None
+        self._arrivals = select.poll()
+        self._arrivals.register(made, select.POLLIN)
         self._bytes = bytearray(_HEAD_LIMIT)
         self._buffer = memoryview(self._bytes)
         self._start = self._end = 0  # what has arrived and was not read yet
@@ -80,7 +83,9 @@ class Connection:
     def is_fresh(self) -> bool:
         """Whether an idle connection still stands: nothing has arrived on it, not even its end."""
         if self._tls:
-            self._socket.setblocking(False)
+            if not self._arrivals.poll(0):
+                return True
+            self._socket.setblocking(False)  # a session ticket, or the end
             try:
                 self._socket.recv(1)
             except ssl.SSLWantReadError:
