@@ -15,8 +15,8 @@ from kelpie_worker.state import StateFile
 from kelpie_worker.sync.backlog import Backlog
 from kelpie_worker.sync.tracker import Tracker
 from kelpie_worker.sync.tree import Snapshot
+from tests.fault_proxy import FaultProxy, Request, is_part, is_put
 from tests.unit.sync.conftest import PART, Bucket, Engines, up
-from tests.unit.sync.fault_proxy import FaultProxy, Request, is_part, is_put
 from tests.waiting import wait_until
 
 

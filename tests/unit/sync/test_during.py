@@ -14,8 +14,8 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError, watcher
+from tests.fault_proxy import FaultProxy, Request, error, is_part, is_put, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree, up
-from tests.unit.sync.fault_proxy import FaultProxy, Request, error, is_part, is_put, times
 from tests.waiting import wait_until
 
 
@@ -285,6 +285,7 @@ def test_the_pattern_selects_what_is_uploaded(engines: Engines, store: Bucket, f
     assert stored(store) == {"a.ckpt": b"1"}
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_an_upload_that_fails_while_the_command_runs_is_tried_again_at_the_end(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
 ) -> None:

@@ -22,8 +22,8 @@ from kelpie_worker.sync.content_types import content_type
 from kelpie_worker.sync.names import NameIndex
 from kelpie_worker.sync.tree import Tree
 from tests.bench.crew import ROOT
+from tests.fault_proxy import FaultProxy, Request, is_part
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree, up
-from tests.unit.sync.fault_proxy import FaultProxy, Request, is_part
 from tests.waiting import wait_until
 
 NAMES = [

@@ -29,8 +29,8 @@ from kelpie_worker.sync.watcher import Watcher
 from kelpie_worker.sync.writers import Writers, is_network_mount, writers_of
 from tests.bench import watch
 from tests.bench.crew import ROOT
+from tests.fault_proxy import FaultProxy, is_put
 from tests.unit.sync.conftest import Bucket, Engines, tree, up
-from tests.unit.sync.fault_proxy import FaultProxy, is_put
 from tests.waiting import wait_until
 
 NEVER_S = 1000.0

@@ -212,7 +212,7 @@ class Mirror:
                 "the folder is gone: its objects stay", path=str(self.root), job_id=self._context.job_id
             )
         elif self.tree.snapshot(name) is None:
-            self._context.store.delete(self._entry.bucket, self._key(name))
+            self._context.fence.delete(self._entry.bucket, self._key(name))
             self._ledger.forget(self._entry.bucket, self._key(name))
             self.tracker.deleted(name)
 

@@ -225,6 +225,14 @@ class Tree:
             raise SyncError(f"the object {key!r} cannot be stored: {parent / last} is a folder")
         return parent / last
 
+    def place_beside(self, folder: Path, name: str, *, key: str) -> Path:
+        """Where the object ``key`` belongs, whose folder :meth:`place` has just made."""
+        self._checked(name, key)
+        target = folder / name
+        if target.is_dir() and not target.is_symlink():
+            raise SyncError(f"the object {key!r} cannot be stored: {target} is a folder")
+        return target
+
     def make_folder(self, name: str, *, key: str) -> None:
         """Make the folder that the marker object ``key`` stands for."""
         self._make(self._checked(name.rstrip("/"), key), key)
