@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs bench walk simulate mutants durability lock clean
+.PHONY: demo test lint types check docs bench bench-sync walk simulate mutants durability lock clean sync-faults
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -28,6 +28,9 @@ bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, 
 	for name in peers http_api scale polls latency worker_memory; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
+bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory
+	$(BIN)/python -m tests.bench.sync
+
 walk: $(VENV)/dev.done  ## A million random steps against the model of the protocol
 	$(BIN)/python -m tests.proof.walk --seeds 4000
 
@@ -41,6 +44,9 @@ mutants: $(VENV)/dev.done  ## Change the scripts line by line; each change must 
 durability: $(VENV)/dev.done  ## Kill the server and cut its power under load (needs a C compiler)
 	$(BIN)/python -m tests.proof.durability --rounds 200
 	$(BIN)/python -m tests.proof.durability --rounds 200 --power-cut
+
+sync-faults: $(VENV)/dev.done  ## Three hundred jobs whose storage is in trouble; every object compared with its source
+	$(BIN)/python -m tests.proof.sync_faults --seeds 300
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py

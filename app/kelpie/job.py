@@ -365,6 +365,19 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadBacklog:
+    """What of a job's data is not in the bucket yet, as its node says with a heartbeat."""
+
+    files: int = 0  # changes that wait, or are on their way
+    bytes: int = 0
+    oldest_s: float | None = None  # age of the oldest of them when the node said so
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form of ``wire.md``."""
+        return {"files": self.files, "bytes": self.bytes, "oldest_s": self.oldest_s}
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatReply:
     """What a heartbeat is told: go on, or stop and why."""
 

@@ -15,7 +15,7 @@ from kelpie.job import JobStatus
 from kelpie.secrets import MASK
 from tests.api import ApiServer, ApiUser
 from tests.factories import job_body
-from tests.unit.sync.fault_proxy import RESET_AFTER, Answer, FaultProxy, Request, times
+from tests.fault_proxy import RESET_AFTER, Answer, FaultProxy, Request, times
 
 
 @pytest.fixture

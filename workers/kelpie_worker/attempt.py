@@ -22,7 +22,7 @@ from typing import Protocol
 import structlog
 
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
-from kelpie.job import FinishReply, Outcome
+from kelpie.job import FinishReply, Outcome, UploadBacklog
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
@@ -94,7 +94,12 @@ class Attempt:
         self._sync: JobSync | None = None
         self._exit: Exit | None = None
         self._heartbeat = Heartbeat(
-            queue, job, self._log, on_lost=self._lose, on_unreachable=self._lose_sight
+            queue,
+            job,
+            self._log,
+            on_lost=self._lose,
+            on_unreachable=self._lose_sight,
+            backlog=self._to_upload,
         )
 
     @property
@@ -127,6 +132,8 @@ class Attempt:
     def _to_drained(self) -> None:
         try:
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
+            sync = self._sync
+            self._file.follow_backlog(self.job.id, lambda: sync.backlog)
             self._enter(State.DOWNLOADING)
             if self._stop.requested.is_set():
                 return self._release()
@@ -316,6 +323,9 @@ class Attempt:
         """The queue has been out of reach for longer than the lease: somebody else may have the job."""
         if self._state is not State.REPORTING:
             self._lose("unreachable")
+
+    def _to_upload(self) -> UploadBacklog:
+        return UploadBacklog() if self._sync is None else self._sync.backlog.to_tell()
 
     def _on_stop(self) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError, UnavailableError
-from kelpie.job import LIVE
+from kelpie.job import LIVE, UploadBacklog
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.clock import lease_clock
 from kelpie_worker.leased import LeasedJob
@@ -24,7 +24,7 @@ class Heartbeat:
     ``on_lost(reason)`` is called once, when the queue says that this attempt no longer holds the job.
     ``on_unreachable()`` is called at every vain try beyond the end of the lease: the queue may by now have
     given the job away, nobody can say. Both are called from any thread; the beats go on after
-    ``on_unreachable``.
+    ``on_unreachable``. ``backlog`` says what of the job waits for its upload; the beats tell it to the queue.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Heartbeat:
         *,
         on_lost: Callable[[str], None],
         on_unreachable: Callable[[], None],
+        backlog: Callable[[], UploadBacklog] = UploadBacklog,
         clock: Callable[[], float] = lease_clock,
     ) -> None:
         self._queue = queue
@@ -42,6 +43,8 @@ class Heartbeat:
         self._log = log
         self._on_lost = on_lost
         self._on_unreachable = on_unreachable
+        self._backlog = backlog
+        self._told: UploadBacklog | None = None  # to the queue, while something waits
         self._clock = clock
         self._beating = threading.Lock()  # one beat at a time
         self._stopped = threading.Event()
@@ -91,7 +94,8 @@ class Heartbeat:
                 return True
             sent = self._clock()  # the lease lasts from when the queue renewed it, which is later than this
             try:
-                reply = self._queue.heartbeat(self._job)
+                backlog = self._news()
+                reply = self._queue.heartbeat(self._job, backlog)
             except NotFoundError:
                 return self._lose("deleted")
             except LeaseLostError as error:
@@ -105,6 +109,7 @@ class Heartbeat:
             else:
                 if reply.status not in LIVE or reply.reason is not None:
                     return self._lose(reply.reason or reply.status.value)
+                self._told = backlog if backlog is not None and backlog.files else None
                 self._held_until = sent + self._job.lease_s
                 if self._failing:
                     self._failing = False
@@ -114,6 +119,11 @@ class Heartbeat:
         if expired and not self._stopped.is_set():
             self._on_unreachable()
         return answered
+
+    def _news(self) -> UploadBacklog | None:
+        """What waits, and once that nothing does any more; None when there is nothing to tell."""
+        backlog = self._backlog()
+        return backlog if backlog.files or self._told is not None else None
 
     def _lose(self, reason: str) -> bool:
         self._lost = True

@@ -21,7 +21,15 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kelpie.job import REALLOCATE_AT_BANS, FinishReply, HeartbeatReply, JobStatus, Outcome, from_iso
+from kelpie.job import (
+    REALLOCATE_AT_BANS,
+    FinishReply,
+    HeartbeatReply,
+    JobStatus,
+    Outcome,
+    UploadBacklog,
+    from_iso,
+)
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -69,11 +77,12 @@ class HttpQueue:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnavailableError(f"GET /work answered with something that is no job: {error!r}") from error
 
-    def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
+    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
         """See JobQueue."""
         # Tried twice (see above): a silent one must leave room for others before the lease ends.
         timeout_s = min(_ANSWER_TIMEOUT_S, max(0.5, job.heartbeat_interval / 3))
-        answer = self._report(job, "heartbeat", {}, timeout_s=timeout_s)
+        body = {} if backlog is None else {"upload_backlog": backlog.to_wire()}
+        answer = self._report(job, "heartbeat", body, timeout_s=timeout_s)
         try:
             return HeartbeatReply(
                 status=JobStatus(answer["status"]),

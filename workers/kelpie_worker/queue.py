@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kelpie.job import FinishReply, HeartbeatReply, Outcome
+from kelpie.job import FinishReply, HeartbeatReply, Outcome, UploadBacklog
 from kelpie_worker.leased import LeasedJob
 
 MAX_REASON_LENGTH = 2000
@@ -25,8 +25,11 @@ class JobQueue(Protocol):
         A poll whose answer was lost is repeated as the same poll, so that it gets the job it was given.
         """
 
-    def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
-        """Renew the lease. NotFoundError: the job was deleted."""
+    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
+        """Renew the lease. NotFoundError: the job was deleted.
+
+        ``backlog`` is what waits for its upload; None: what was said before.
+        """
 
     def completed(self, job: LeasedJob) -> FinishReply:
         """Report that the command exited 0 and that all data is durable. LeaseLostError, NotFoundError."""

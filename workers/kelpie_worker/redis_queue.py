@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from kelpie.errors import ForbiddenError, StartupError, UnauthenticatedError
-from kelpie.job import FinishReply, HeartbeatReply, Holder, Outcome
+from kelpie.job import FinishReply, HeartbeatReply, Holder, Outcome, UploadBacklog
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -69,10 +69,10 @@ class RedisQueue:
             lease=lease.secret,
         )
 
-    def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
+    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
         """See JobQueue."""
         store, user_id = self._open()
-        return store.heartbeat(job.id, self._holder(job), user_id=user_id)
+        return store.heartbeat(job.id, self._holder(job), user_id=user_id, backlog=backlog)
 
     def completed(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""

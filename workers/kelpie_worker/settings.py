@@ -180,11 +180,18 @@ class SyncSettings:
         parse=_integer(1, 64),
     )
     threads: int = setting(
-        16,
+        64,
         "KELPIE_TRANSFER_THREADS",
         unit="threads",
-        help="Transfers in flight at once, over all jobs of the node; bounds memory to this many parts.",
+        help="Transfers in flight at once, over all jobs of the node, at most: a fast link needs few, and "
+        "more are begun only while the storage is what is waited for. Each takes half a MiB.",
         parse=_integer(1, 256),
+    )
+    transport: str = setting(
+        "auto",
+        "KELPIE_SYNC_TRANSPORT",
+        help="How objects travel: `auto` (a lean client where it knows the storage, else boto3) or `boto3`.",
+        parse=_one_of("auto", "boto3"),
     )
     watcher_debounce_ms: int = setting(
         1000,

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import structlog
 
 from kelpie.job import iso
+from kelpie_worker.sync.backlog import Backlog
 
 MAX_ENDED_JOBS = 100
 """Ended jobs that the file remembers."""
@@ -30,6 +32,14 @@ def _now() -> str:
     return str(iso(time.time_ns() // 1_000_000))
 
 
+def _of(backlog: Backlog) -> dict[str, Any]:
+    oldest = None
+    if backlog.oldest is not None:
+        age_s = time.monotonic() - backlog.oldest
+        oldest = str(iso(int(1000 * (time.time() - age_s))))
+    return {"files": backlog.files, "bytes": backlog.bytes, "oldestChange": oldest}
+
+
 @dataclass(slots=True)
 class _Entry:
     id: str
@@ -37,6 +47,7 @@ class _Entry:
     start: str = field(default_factory=_now)
     uploads: list[str] = field(default_factory=list)
     downloads: list[str] = field(default_factory=list)
+    backlog: Callable[[], Backlog] = Backlog
     exit_time: str | None = None
     exit_code: int | None = None
     end: str | None = None
@@ -48,6 +59,7 @@ class _Entry:
             "start": self.start,
             "activeUploads": list(self.uploads),
             "activeDownloads": list(self.downloads),
+            "uploadBacklog": _of(self.backlog()),
             "exitTime": self.exit_time,
             "exitCode": self.exit_code,
             "end": self.end,
@@ -92,13 +104,17 @@ class StateFile:
             self._entries.append(_Entry(job_id))
         self._write()
 
+    def follow_backlog(self, job_id: str, backlog: Callable[[], Backlog]) -> None:
+        """From now on show what ``backlog`` says of the job, until the job ends."""
+        self._change(job_id, backlog=backlog)
+
     def command_exited(self, job_id: str, exit_code: int) -> None:
         """The command has ended; transfers may go on."""
         self._change(job_id, exit_time=_now(), exit_code=exit_code)
 
     def job_ended(self, job_id: str, *, completed: bool) -> None:
         """The attempt's end was told: completed or failed."""
-        self._change(job_id, status="completed" if completed else "failed", end=_now())
+        self._change(job_id, status="completed" if completed else "failed", end=_now(), backlog=Backlog)
 
     def job_left(self, job_id: str) -> None:
         """The job is no longer this node's: released, canceled, or its lease is lost."""
@@ -127,6 +143,10 @@ class StateFile:
         """The download of one file is in place, or was given up."""
         with self._transfers(job_id) as entry, contextlib.suppress(ValueError):
             entry.downloads.remove(path)
+
+    def backlog_changed(self, job_id: str) -> None:  # noqa: ARG002  (the file is written whole)
+        """What waits for its upload has become more or less."""
+        self._dirty.set()
 
     @contextlib.contextmanager
     def _transfers(self, job_id: str) -> Any:

@@ -43,6 +43,7 @@ COMMANDS = {
     "webhooks": _Entry("See what became of webhooks, and deliver them again."),
     "keys": _Entry("Make, list and revoke API keys, and see whose key this is."),
     "scaling": _Entry("Scale container groups with the length of their queues."),
+    "data": _Entry("Copy folders to a bucket and back, as nodes do.", "worker"),
     "completion": _Entry("Print what makes a shell complete commands and options."),
     "api": _Entry("Run the HTTP API.", "server"),
     "platform": _Entry("Run what happens behind the scenes: webhooks, expired leases, scaling.", "server"),

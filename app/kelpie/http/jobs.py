@@ -12,7 +12,7 @@ from kelpie.http.job_models import BatchBody, JobBody, SubmitHeaders
 from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, UnbanBody
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
-from kelpie.job import Job
+from kelpie.job import Job, JobStatus
 from kelpie.secrets import masked_job
 from kelpie.store import Scope
 
@@ -72,7 +72,10 @@ def listing(query: JobsQuery) -> Answer:
 def get(job_id: str, query: JobQuery) -> Answer:
     """One job; with `expand=attempts` also every attempt at it, oldest first."""
     store = services().store
-    wire = _shown(store.get(job_id, user_id=scope()))
+    job = store.get(job_id, user_id=scope())
+    wire = _shown(job)
+    if job.status is JobStatus.RUNNING and (backlog := store.upload_backlog(job_id, user_id=scope())):
+        wire["upload_backlog"] = backlog.to_wire()
     if query.expand == "attempts":
         wire["attempts"] = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
     return wire

@@ -48,6 +48,11 @@ GAUGES = {
     "waiting_jobs": ("Jobs that a node could lease now.", "waiting"),
     "leased_jobs": ("Jobs that a node holds a lease of.", "leased"),
     "stale_jobs": ("Running jobs that wait for another node.", "stale"),
+    "upload_backlog_files": (
+        "Files that wait for their upload on nodes, as these say with their heartbeats.",
+        "upload_files",
+    ),
+    "upload_backlog_bytes": ("Their size, in bytes.", "upload_bytes"),
 }
 """Metrics by queue that can be summed: name, help, and the field of QueueFigures."""
 
@@ -215,6 +220,16 @@ def _of_queues(queues: Sequence[QueueFigures], top: int) -> Iterator[Metric]:
     if rest:
         oldest.add_metric([OTHER, OTHER], max(figures.oldest_pending_s for figures in rest))
     yield oldest
+    behind = GaugeMetricFamily(
+        "kelpie_queue_upload_backlog_oldest_seconds",
+        "Age of the oldest change that waits for its upload on a node, in seconds; 0 without any.",
+        labels=QUEUE_LABELS,
+    )
+    for figures in named:
+        behind.add_metric(_labels(figures), figures.uploads.oldest_s or 0.0)
+    if rest:
+        behind.add_metric([OTHER, OTHER], max(figures.uploads.oldest_s or 0.0 for figures in rest))
+    yield behind
     for name, (text, field, unit) in COUNTED.items():
         counter = CounterMetricFamily(f"kelpie_queue_{name}", text, labels=QUEUE_LABELS)
         for figures in named:

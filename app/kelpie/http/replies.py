@@ -75,6 +75,14 @@ class AttemptReply(Reply):
     last_heartbeat: Time | None
 
 
+class UploadBacklogReply(Reply):
+    """What of a job's data is not in the bucket yet, as its node said with its last heartbeat."""
+
+    files: Annotated[int, Field(description="Changes that wait, or are on their way.")]
+    bytes: int
+    oldest_s: Annotated[float | None, Field(description="Age of the oldest of them, in seconds.")]
+
+
 class JobReply(Reply):
     """A job. With `sync` the six legacy keys are absent; with them `sync` is null."""
 
@@ -119,6 +127,10 @@ class JobReply(Reply):
     banned_nodes: list[str]
     waiting_for: Annotated[str | None, Field(description="Why a live job is not running now.")]
     attempts: Annotated[list[AttemptReply] | None, Field(description="Only with ?expand=attempts.")] = None
+    upload_backlog: Annotated[
+        UploadBacklogReply | None,
+        Field(description="Only of one job, while its node has something to upload."),
+    ] = None
 
 
 class JobListReply(RootModel[list[JobReply]]):

@@ -16,8 +16,8 @@ from kelpie.http.connections import is_connected
 from kelpie.http.context import principal, require_own, scope, services
 from kelpie.http.openapi import WORK, replies, spec
 from kelpie.http.replies import ErrorReply, FailureReply, HeartbeatReply, MessageReply, WorkListReply
-from kelpie.http.work_models import FailureBody, ReportBody, WorkHeaders, WorkQuery
-from kelpie.job import Holder, Outcome, iso
+from kelpie.http.work_models import FailureBody, HeartbeatBody, ReportBody, WorkHeaders, WorkQuery
+from kelpie.job import Holder, Outcome, UploadBacklog, iso
 from kelpie.store import Scope
 
 Answer = Any  # whatever Flask makes a response of
@@ -57,9 +57,15 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
 @spec.validate(
     resp=replies(HTTP_200=HeartbeatReply, HTTP_404=ErrorReply), tags=[WORK], operation_id="heartbeat"
 )
-def heartbeat(job_id: str, json: ReportBody) -> Answer:
+def heartbeat(job_id: str, json: HeartbeatBody) -> Answer:
     """Renew the lease. The answer `canceled` means: stop, you do not hold this job (any more)."""
-    reply = services().store.heartbeat(job_id, _holder(job_id, json), user_id=scope())
+    said = json.upload_backlog
+    reply = services().store.heartbeat(
+        job_id,
+        _holder(job_id, json),
+        user_id=scope(),
+        backlog=None if said is None else UploadBacklog(said.files, said.bytes, said.oldest_s),
+    )
     return {
         "status": reply.status.value,
         "reason": reply.reason,

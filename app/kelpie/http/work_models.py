@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kelpie.http.models import Body, GroupId, MachineId, Query
+from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query
 from kelpie.job import Outcome
 
 
@@ -50,10 +50,28 @@ class ReportBody(Body):
     ) = None
 
 
+class UploadBacklogBody(Body):
+    """What of the job's data is not in the bucket yet."""
+
+    files: Annotated[int, Field(ge=0, le=2**53, description="Changes that wait, or are on their way.")]
+    bytes: Annotated[int, Field(ge=0, le=2**53)]
+    oldest_s: Annotated[
+        float | None, Field(ge=0, le=1e9, description="Age of the oldest of them, in seconds.")
+    ] = None
+
+
+class HeartbeatBody(ReportBody):
+    """A sign of life, and what the node has still to upload."""
+
+    upload_backlog: Annotated[UploadBacklogBody | None, Field(description="Absent: as it said before.")] = (
+        None
+    )
+
+
 class FailureBody(ReportBody):
     """A failure, and what is known of it."""
 
-    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), WHOLE] | None = None
     reason: Annotated[str, Field(max_length=2000)] | None = None
     outcome: Literal["app_failed", "sync_failed"] | None = None
 

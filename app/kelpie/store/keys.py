@@ -23,6 +23,8 @@ kelpie:{queue}:spec:<id>              string  the definition, as codec.py packs 
 kelpie:{queue}:attempts:<id>          list    the closed attempts as JSON, oldest first, the last 1,000
 kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder; TTL: the lease time; its
                                               absence is what stale looks like from outside
+kelpie:{queue}:backlog:<id>           string  what waits for its upload on the job's node: files, bytes, age
+                                              of the oldest in s, with blanks; TTL: the lease time
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
@@ -325,6 +327,10 @@ class QueueKeys:
     def heartbeat(self, job_id: str) -> str:
         """The sign of life of the job's holder."""
         return f"{self.prefix}heartbeat:{job_id}"
+
+    def backlog(self, job_id: str) -> str:
+        """What waits for its upload on the job's node."""
+        return f"{self.prefix}backlog:{job_id}"
 
     def bans(self, node: str) -> str:
         """The live jobs that ban a node."""

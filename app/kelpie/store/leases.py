@@ -6,7 +6,17 @@ import hashlib
 import secrets
 
 from kelpie.errors import InvalidInputError, LeaseLostError
-from kelpie.job import REPORTABLE, FinishReply, HeartbeatReply, Holder, JobStatus, Lease, Outcome
+from kelpie.job import (
+    REPORTABLE,
+    FinishReply,
+    HeartbeatReply,
+    Holder,
+    JobStatus,
+    Lease,
+    Outcome,
+    UploadBacklog,
+)
+from kelpie.store import uploads
 from kelpie.store.access import Access, job_of
 from kelpie.store.connection import translated
 from kelpie.store.names import checked
@@ -45,18 +55,37 @@ class Leases(Access):
             job=job_of(place, answer), secret=f"{fence}.{secret}", fence=fence, expires=int(answer[4])
         )
 
-    def heartbeat(self, job_id: str, holder: Holder, *, user_id: str | None = None) -> HeartbeatReply:
+    def heartbeat(
+        self,
+        job_id: str,
+        holder: Holder,
+        *,
+        user_id: str | None = None,
+        backlog: UploadBacklog | None = None,
+    ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
-        Raises NotFoundError.
+        ``backlog`` is what the holder has to upload; None leaves what he said before. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
         status, reason, expires = self._about("heartbeat", place, job_id, **_credentials(holder))
+        if backlog is not None and expires:
+            with translated():
+                uploads.note(self.redis, place.keys, job_id, backlog)
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,
             lease_expires=int(expires) if expires else None,
         )
+
+    def upload_backlog(self, job_id: str, *, user_id: str | None = None) -> UploadBacklog | None:
+        """What of the job waits for its upload, by its holder's last word; None: nothing, or nobody holds it.
+
+        Raises NotFoundError.
+        """
+        place = self._place_of(job_id, user_id)
+        with translated():
+            return uploads.of_job(self.redis, place.keys, job_id)
 
     def finish(
         self,

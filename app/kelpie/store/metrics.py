@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
-from kelpie.job import JobStatus, Outcome
+from kelpie.job import JobStatus, Outcome, UploadBacklog
 from kelpie.store import keys
 from kelpie.store.backlog import read_backlog
 from kelpie.store.codec import fields_of
@@ -21,6 +21,7 @@ from kelpie.store.connection import servers, translated
 from kelpie.store.records import EventType, Queue
 from kelpie.store.registry import Place, Registry
 from kelpie.store.scripts import Scripts
+from kelpie.store.uploads import NOTHING, of_queue
 
 QUEUES_PER_READ = 100  # a chunk of a scrape, so that other commands run between
 NEVER_STARTED = 2**52  # waiting scores below are of jobs that have run before; see lua/prelude.lua
@@ -58,6 +59,17 @@ class QueueFigures:
     stale: int  # RUNNING jobs that wait for a node
     oldest_pending_s: float  # the age of the oldest pending job; 0 without any
     counters: Mapping[str, int]  # COUNTERS, of all time
+    uploads: UploadBacklog = NOTHING  # what waits for its upload on the queue's nodes
+
+    @property
+    def upload_files(self) -> int:
+        """Files that wait for their upload."""
+        return self.uploads.files
+
+    @property
+    def upload_bytes(self) -> int:
+        """Their size."""
+        return self.uploads.bytes
 
     @property
     def live(self) -> int:
@@ -103,7 +115,10 @@ class Metrics:
                 answers = reading.execute()
                 size = len(answers) // len(chunk)
                 for number, place in enumerate(chunk):
-                    found.append(_figures(place, answers[number * size : (number + 1) * size], now_s))
+                    figures = _figures(place, answers[number * size : (number + 1) * size], now_s)
+                    if figures.leased:
+                        figures = replace(figures, uploads=of_queue(self._client, place))
+                    found.append(figures)
         return found
 
     def api(self) -> ApiFigures:

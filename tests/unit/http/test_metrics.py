@@ -126,6 +126,31 @@ def test_the_jobs_of_a_queue_are_counted_by_what_they_do(client: FlaskClient, st
     assert value(samples, "kelpie_queues") == 1
 
 
+def test_what_nodes_have_to_upload_is_told_of_the_job_and_of_its_queue(
+    client: FlaskClient, store: Store
+) -> None:
+    user = store.users.create("somebody")
+    key = {"X-Kelpie-Key": store.users.create_key(user.id, "o", "p")}
+    [job] = store.submit(user.id, [spec()])
+    lease = store.lease(user.id, GROUP, "node-1", "request-00000001")
+    assert lease is not None
+    report = {"machine_id": "node-1", "container_group_id": GROUP, "lease": lease.secret}
+    assert "upload_backlog" not in client.get(f"/jobs/{job.id}", headers=key).json
+    said = {"files": 3, "bytes": 4000, "oldest_s": 2.5}
+    beat = client.post(f"/jobs/{job.id}/heartbeat", headers=key, json=report | {"upload_backlog": said})
+    assert beat.status_code == 200
+    assert client.get(f"/jobs/{job.id}", headers=key).json["upload_backlog"] == said
+    samples = read(client.get("/metrics", headers=BEARER))
+    labels = {"user": user.id, "container_group": GROUP}
+    assert value(samples, "kelpie_queue_upload_backlog_files", **labels) == 3
+    assert value(samples, "kelpie_queue_upload_backlog_bytes", **labels) == 4000
+    assert value(samples, "kelpie_queue_upload_backlog_oldest_seconds", **labels) == 2.5
+    for wrong in ({"files": -1, "bytes": 0}, {"files": 1}, {"files": 1, "bytes": 2**60}, [], "3"):
+        beat = client.post(f"/jobs/{job.id}/heartbeat", headers=key, json=report | {"upload_backlog": wrong})
+        assert beat.status_code == 400
+    assert client.get(f"/jobs/{job.id}", headers=key).json["upload_backlog"] == said
+
+
 def test_counters_of_queues_are_read_and_missing_ones_are_zero(client: FlaskClient, store: Store) -> None:
     store.submit("user-1", [spec(container_group_id=group) for group in ("a", "b", "c")])
     for number, group in enumerate(("a", "b", "c"), start=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,8 +15,8 @@ from kelpie.embedded.s3 import S3Server
 from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
-from kelpie_worker.sync import JobSync, NullObserver, SyncEngine, TransferObserver
-from tests.unit.sync.fault_proxy import FaultProxy
+from kelpie_worker.sync import JobSync, NullObserver, SyncEngine, TransferObserver, retry
+from tests.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -65,6 +66,24 @@ def store(s3_client: S3Client, bucket: str) -> Bucket:
     return Bucket(s3_client, bucket)
 
 
+@pytest.fixture(scope="session")
+def common_bucket(s3: S3Server) -> str:
+    """A bucket made once: this server takes its time over the first object of each."""
+    s3.ensure_bucket(name := f"test-{uuid.uuid4().hex[:12]}")
+    return name
+
+
+@pytest.fixture
+def emptied_store(s3_client: S3Client, common_bucket: str) -> Bucket:
+    """That bucket, emptied."""
+    store = Bucket(s3_client, common_bucket)
+    for key in store.names():
+        s3_client.delete_object(Bucket=common_bucket, Key=key)
+    for each in s3_client.list_multipart_uploads(Bucket=common_bucket).get("Uploads", ()):
+        s3_client.abort_multipart_upload(Bucket=common_bucket, Key=each["Key"], UploadId=each["UploadId"])
+    return store
+
+
 @pytest.fixture(autouse=True)
 def storage_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3's settings, for tests that use the server."""
@@ -79,6 +98,13 @@ def proxy(s3: S3Server, storage_environment: None, monkeypatch: pytest.MonkeyPat
     with FaultProxy(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
         yield proxy
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries of one request follow each other at once."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE_S", 0.1)
 
 
 class Engines:
@@ -96,6 +122,7 @@ class Engines:
             watcher_stability_ms=50,
             temp_dir=self.temp_dir,
             stall_timeout_s=10.0,
+            transport=os.environ.get("KELPIE_SYNC_TRANSPORT", "auto"),  # the whole suite over boto3, at will
         )
         self._engines: list[SyncEngine] = []
         self._engine: SyncEngine | None = None

@@ -10,8 +10,7 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
-from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree, up
-from tests.unit.sync.fault_proxy import (
+from tests.fault_proxy import (
     RESET,
     RESET_AFTER,
     Answer,
@@ -24,6 +23,7 @@ from tests.unit.sync.fault_proxy import (
     is_put,
     times,
 )
+from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree, up
 
 
 def after(engines: Engines, store: Bucket, folder: Path | str, **job: object) -> JobSync:
@@ -193,6 +193,7 @@ def test_a_copy_that_lies_in_a_folder_of_a_job_outlives_the_emptying_of_it(
     assert tree(outer) == {}
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize(
     "rule",
     [
@@ -218,6 +219,7 @@ def test_passing_faults_are_retried(
     assert store.multipart_uploads() == []
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize(
     "rule",
     [

@@ -10,8 +10,8 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
+from tests.fault_proxy import RESET, TRUNCATE, Answer, FaultProxy, Request, error, is_fetch, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree
-from tests.unit.sync.fault_proxy import RESET, TRUNCATE, Answer, FaultProxy, Request, error, is_fetch, times
 from tests.waiting import wait_until
 
 
@@ -100,6 +100,39 @@ def test_a_symlink_in_the_folder_leads_no_object_out_of_it(
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.parametrize("swapped", ["a", "c"], ids=["under way", "not begun"])
+def test_a_folder_swapped_for_a_symlink_during_the_download_leads_no_object_out(
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, swapped: str
+) -> None:
+    outside = engines.home / "outside"
+    outside.mkdir()
+    for name in "abc":
+        store.put(f"in/{name}/x", name.encode())
+
+    def rule(request: Request) -> None:
+        if "/in/a/x" in request.path:
+            (folder / swapped).rename(engines.home / "moved away")
+            (folder / swapped).symlink_to(outside)
+
+    proxy.rule = rule
+    with pytest.raises(SyncError, match=f"in/{swapped}/x|{swapped} was replaced by a symlink"):
+        before(engines, store, folder, engine=engines.engine(threads=1)).download()
+    assert list(outside.iterdir()) == []
+
+
+def test_a_backslash_in_a_key_is_a_letter_like_any_other(
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
+) -> None:
+    etag = '"9dd4e461268c8034f5c8564e155c67a6"'  # of "x"; this server would take a backslash for a slash
+    listing = f"""<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>
+      <Contents><Key>in/..\\..\\evil</Key><Size>1</Size><ETag>{etag}</ETag>
+      <LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>""".encode()
+    fetched = Answer(206, b"x", {"ETag": etag, "Content-Range": "bytes 0-0/1"})
+    proxy.rule = lambda request: fetched if is_fetch(request) else Answer(200, listing)
+    before(engines, store, folder).download()
+    assert tree(folder) == {"..\\..\\evil": b"x"}
+
+
 def test_a_missing_bucket_is_an_error_and_an_empty_prefix_is_none(
     engines: Engines, store: Bucket, folder: Path
 ) -> None:
@@ -134,6 +167,7 @@ def test_two_entries_may_share_a_folder_and_the_later_wins(
     assert tree(folder) == {"x": b"b", "only-a": b"a"}
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("fault", [RESET, TRUNCATE, error(503, "SlowDown"), error(500, "InternalError")])
 def test_a_passing_fault_is_retried(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, fault: Answer | str
@@ -145,6 +179,7 @@ def test_a_passing_fault_is_retried(
     assert tree(folder) == {"x": data}
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("fault", [TRUNCATE, error(403, "AccessDenied"), error(404, "NoSuchKey")])
 def test_a_lasting_fault_names_the_object_and_leaves_no_part_of_it(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, fault: Answer | str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
@@ -12,13 +11,17 @@ import threading
 from pathlib import Path
 
 import pytest
-from watchdog.observers.inotify import InotifyObserver
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError, watcher
+from tests.fault_proxy import FaultProxy, Request, error, is_part, is_put, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree, up
-from tests.unit.sync.fault_proxy import FaultProxy, Request, error, is_part, is_put, times
 from tests.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def no_rescans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "RESCAN_S", 1000.0)  # which would hide that an event was lost
 
 
 def during(
@@ -105,21 +108,6 @@ def test_a_folder_named_relatively_or_upwards_works(
     assert store.contents() == {"a/x": b"1", "b/y": b"2"}
 
 
-def test_a_folder_that_the_command_deletes_and_makes_again_is_still_watched(
-    engines: Engines, store: Bucket, folder: Path
-) -> None:
-    job = during(engines, store, folder)
-    job.watch()
-    shutil.rmtree(folder)
-    folder.mkdir()
-    (folder / "x").write_bytes(b"1")
-    wait_until(lambda: store.names() == {"ck/x"}, "the new folder is seen")
-    (folder / "sub").mkdir()
-    (folder / "sub" / "y").write_bytes(b"2")
-    wait_until(lambda: store.names() == {"ck/x", "ck/sub/y"}, "and watched")
-    job.drain()
-
-
 def test_new_folders_and_folders_moved_in_leave_no_gap(
     engines: Engines, store: Bucket, folder: Path, tmp_path: Path
 ) -> None:
@@ -136,17 +124,6 @@ def test_new_folders_and_folders_moved_in_leave_no_gap(
     expected = {f"ck/new-{n}/a/b/x" for n in range(20)} | {f"ck/moved-{n}/c/y" for n in range(20)}
     wait_until(lambda: store.names() == expected, "everything is there while the command runs")
     job.drain()
-
-
-def test_a_storm_of_small_files_loses_none(engines: Engines, store: Bucket, folder: Path) -> None:
-    job = during(engines, store, folder)
-    job.watch()
-    for number in range(2000):
-        place = folder / f"d{number % 40}"
-        place.mkdir(exist_ok=True)
-        (place / f"f{number}").write_bytes(str(number).encode())
-    job.drain()
-    assert store.names() == {f"ck/d{number % 40}/f{number}" for number in range(2000)}
 
 
 def test_a_file_kept_open_is_uploaded_when_it_has_been_quiet(
@@ -308,11 +285,12 @@ def test_the_pattern_selects_what_is_uploaded(engines: Engines, store: Bucket, f
     assert stored(store) == {"a.ckpt": b"1"}
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_an_upload_that_fails_while_the_command_runs_is_tried_again_at_the_end(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
 ) -> None:
-    proxy.rule = times(engines.settings.max_retries, error(503, "SlowDown"), is_put)
-    job = during(engines, store, folder)
+    proxy.rule = times(2, error(503, "SlowDown"), is_put)
+    job = during(engines, store, folder, engine=engines.engine(max_retries=2))
     job.watch()
     (folder / "x").write_bytes(b"1")
     wait_until(lambda: job._mirrors[0].tracker.failures, "it has failed for now")
@@ -372,36 +350,6 @@ def test_nothing_is_written_once_the_lease_is_not_confirmed(
         job.drain()
     job.clean()
     assert store.names() == {"ck/x"}
-
-
-def test_what_inotify_lost_is_found_by_a_scan(
-    engines: Engines, store: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watcher, "RESCAN_S", 1000.0)
-    job = during(engines, store, folder)
-    job.watch()
-    (folder / "real").mkdir()
-    (folder / "link").symlink_to("real")  # what is behind it makes no events under this name
-    (folder / "real" / "x").write_bytes(b"1")
-    wait_until(lambda: "ck/real/x" in store.names(), "the event of the real name")
-    logging.getLogger("watchdog.observers.inotify").warning("Inotify queue overflowed")
-    wait_until(lambda: store.names() == {"ck/real/x", "ck/link/x"}, "the scan")
-    job.drain()
-
-
-def test_a_folder_that_cannot_be_watched_is_polled(
-    engines: Engines, store: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object, **more: object) -> None:
-        raise OSError(28, "inotify watch limit reached")
-
-    monkeypatch.setattr(InotifyObserver, "schedule", refuse)
-    job = during(engines, store, folder)
-    job.watch()
-    (folder / "sub").mkdir()
-    (folder / "sub" / "x").write_bytes(b"1")
-    wait_until(lambda: store.names() == {"ck/sub/x"}, "it is found by polling")
-    job.drain()
 
 
 def test_asking_for_writers_disturbs_neither_them_nor_us(tmp_path: Path) -> None:

@@ -98,16 +98,16 @@ def test_more_urgent_work_goes_first_and_finds_a_thread_kept_free() -> None:
 def test_a_change_during_an_upload_is_followed_by_exactly_one_more_look() -> None:
     tracker = Tracker(debounce_s=1.0, max_wait_s=5.0, wake=lambda: None)
     tracker.touch("x", 0.0)
-    assert [name for name, _ in tracker.take(0.0, 10)] == ["x"]
-    tracker.begun("x", 0.0)
+    assert [name for name, _ in tracker.take(0.0)] == ["x"]
+    tracker.begun("x", 1, 0.0)
     for _ in range(5):
         tracker.touch("x", 0.1)
-    assert tracker.take(0.2, 10) == []
+    assert tracker.take(0.2) == []
     tracker.stored("x", Snapshot(1, 1, 1))
     tracker.finish("x", 0.3)
     assert not tracker.idle
-    assert tracker.take(1.0, 10) == []  # collected for the length of the debounce
-    assert [name for name, _ in tracker.take(1.3, 10)] == ["x"]
+    assert tracker.take(1.0) == []  # collected for the length of the debounce
+    assert [name for name, _ in tracker.take(1.3)] == ["x"]
     tracker.finish("x", 1.3)
     assert tracker.idle
 
@@ -115,11 +115,11 @@ def test_a_change_during_an_upload_is_followed_by_exactly_one_more_look() -> Non
 def test_a_name_that_never_comes_to_rest_waits_no_longer_than_the_limit() -> None:
     tracker = Tracker(debounce_s=1.0, max_wait_s=5.0, wake=lambda: None)
     tracker.touch("x", 0.0)
-    tracker.take(0.0, 10)
-    tracker.begun("x", 0.0)
+    tracker.take(0.0)
+    tracker.begun("x", 1, 0.0)
     tracker.finish("x", 0.0)
     now = 0.1
-    while not (taken := tracker.take(now, 10)):
+    while not (taken := tracker.take(now)):
         tracker.touch("x", now)
         now += 0.5
         assert now < 10
@@ -133,14 +133,14 @@ def test_a_deletion_waits_for_what_was_pending_when_it_was_noticed() -> None:
     tracker.adopt("foreign", Snapshot(1, 1, 1), owned=False)
     for name in ("new", "old", "foreign"):
         tracker.touch(name, 0.0)
-    for name, _ in tracker.take(0.0, 10):
+    for name, _ in tracker.take(0.0):
         if name != "new":
             tracker.vanished(name)
             tracker.finish(name, 0.0)
-    assert tracker.take_deletions(10) == []
+    assert tracker.take_deletions() == []
     tracker.finish("new", 0.0)
     tracker.touch("later", 0.0)  # what came after it need not be waited for
-    assert tracker.take_deletions(10) == ["old"]
+    assert tracker.take_deletions() == ["old"]
 
 
 def test_a_job_without_data_costs_nothing(engines: Engines) -> None:

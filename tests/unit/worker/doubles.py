@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kelpie.job import FinishReply, HeartbeatReply, JobStatus, Outcome
+from kelpie.job import FinishReply, HeartbeatReply, JobStatus, Outcome, UploadBacklog
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
+from kelpie_worker.sync.backlog import Backlog
 
 
 def settings(folder: Path, **values: Any) -> Settings:
@@ -53,6 +54,7 @@ class MemoryQueue:
     down: Exception | None = None  # every call raises it
     node_bans: int = 1
     beats: int = 0
+    backlogs: list[UploadBacklog | None] = field(default_factory=list)
     on_empty: Callable[[], None] | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -71,8 +73,9 @@ class MemoryQueue:
         self.stopped.wait(0.05)
         return None
 
-    def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
+    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
         self._meet("heartbeat")
+        self.backlogs.append(backlog)
         self.beats += 1
         return HeartbeatReply(self.status, self.reason)
 
@@ -141,6 +144,10 @@ class MemorySync:
         self.calls.append("clean")
         if "clean" in self._engine.fails:
             raise OSError("clean failed")
+
+    @property
+    def backlog(self) -> Backlog:
+        return Backlog()
 
     @property
     def abandoned(self) -> bool:

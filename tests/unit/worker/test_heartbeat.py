@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from kelpie.errors import ForbiddenError, NotFoundError, UnavailableError
-from kelpie.job import JobStatus
+from kelpie.job import JobStatus, UploadBacklog
 from kelpie_worker.heartbeat import Heartbeat
 from tests.unit.worker.doubles import MemoryQueue, shell_job
 from tests.waiting import wait_until
@@ -113,3 +113,24 @@ def test_a_stopped_heartbeat_is_silent(case: Case) -> None:
     case.now += 10
     assert not case.heartbeat.may_write()
     assert case.queue.beats == 0
+
+
+def test_it_tells_what_waits_for_its_upload_and_once_that_nothing_does(case: Case) -> None:
+    waiting = [UploadBacklog(), UploadBacklog(2, 10, 1.0), UploadBacklog(), UploadBacklog()]
+    heartbeat = Heartbeat(
+        case.queue,
+        shell_job("true"),
+        structlog.get_logger(),
+        on_lost=case.lost.append,
+        on_unreachable=case.unreachable.set,
+        backlog=lambda: waiting[0],
+        clock=lambda: case.now,
+    )
+    case.queue.errors["heartbeat"] = []
+    for number in range(4):
+        if number == 2:  # it is told again when nobody heard it
+            case.queue.errors["heartbeat"] = [UnavailableError("reset")]
+            assert not heartbeat._beat()
+        assert heartbeat._beat()
+        waiting.pop(0)
+    assert case.queue.backlogs == [None, UploadBacklog(2, 10, 1.0), UploadBacklog(), None]

@@ -15,7 +15,7 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kelpie.job import JobStatus, Outcome
+from kelpie.job import JobStatus, Outcome, UploadBacklog
 from kelpie_worker.http_queue import HttpQueue
 from tests.unit.worker.conftest import ScriptedServer
 from tests.unit.worker.doubles import settings, shell_job
@@ -120,6 +120,7 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
     job = shell_job("true")
     server.answer = lambda request: (200, {"status": "running", "lease_expires": "2026-01-01T00:00:00.000Z"})
     assert queue.heartbeat(job).status is JobStatus.RUNNING
+    queue.heartbeat(job, UploadBacklog(2, 10, 0.5))
     server.answer = lambda request: (200, {"message": "ok", "node_bans": 5, "reallocate": True})
     queue.completed(job)
     queue.released(job)
@@ -127,6 +128,11 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
     sent = [(request.method, request.path, request.body) for request in server.requests]
     assert sent == [
         ("POST", "/jobs/job-1/heartbeat", who),
+        (
+            "POST",
+            "/jobs/job-1/heartbeat",
+            who | {"upload_backlog": {"files": 2, "bytes": 10, "oldest_s": 0.5}},
+        ),
         ("POST", "/jobs/job-1/completed", who),
         ("POST", "/jobs/job-1/released", who),
         (

@@ -35,6 +35,7 @@ def test_it_has_exactly_the_documented_shape(tmp_path: Path) -> None:
         "status": "running",
         "activeUploads": ["/ck/y"],
         "activeDownloads": ["/input/x"],
+        "uploadBacklog": {"files": 0, "bytes": 0, "oldestChange": None},
         "exitTime": None,
         "exitCode": None,
         "end": None,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import zlib
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kelpie_worker.sync.store import RemoteHead
+from kelpie_worker.sync.store import RemoteHead, crc32_header
+from kelpie_worker.sync.transport import crc32
 
 _BLOCK = 1 << 20
+_LARGEST_PART = 5 << 30  # bytes; S3's limit
 _PLAIN = re.compile(r'"?([0-9a-f]{32})"?')
 _COMPOSED = re.compile(r'"?[0-9a-f]{32}-[0-9]+"?')
 
@@ -40,7 +44,8 @@ def etag_of(path: Path, part_size: int | None, check: Callable[[], None]) -> str
 def same_as_listed(path: Path, *, size: int, etag: str, part_size: int, check: Callable[[], None]) -> bool:
     """Whether the file surely holds the object of a listing; False when that cannot be told."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != size:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return False
         if _PLAIN.fullmatch(etag):
             return etag_of(path, None, check) == etag.strip('"')
@@ -49,33 +54,69 @@ def same_as_listed(path: Path, *, size: int, etag: str, part_size: int, check: C
         return False
 
 
-def mismatch(path: Path, head: RemoteHead, check: Callable[[], None]) -> str | None:
-    """What differs between the file and its object; None when nothing does that can be compared."""
-    size = path.stat().st_size
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The CRC32s of a file's parts, made as they arrived."""
+
+    part_size: int  # bytes of every part but the last
+    crc32s: Sequence[int]
+
+
+def mismatch(path: str, head: RemoteHead, received: Received, check: Callable[[], None]) -> str | None:
+    """What differs between the file and its object; None when nothing does that can be compared.
+
+    The file is read again only when what arrived was cut otherwise than the checksum's parts.
+    """
+    size = os.stat(path).st_size  # noqa: PTH116
     if size != head.size:
         return f"{size} bytes arrived, the object has {head.size}"
     if stored := head.metadata.get("kelpie-crc32"):
-        return (
-            None
-            if f"{_crc32(path, check):08x}" == stored
-            else "its CRC32 is not the one that was stored with it"
-        )
+        if f"{_whole(path, received, check):08x}" == stored:
+            return None
+        return "its CRC32 is not the one that was stored with it"
+    part_size = head.metadata.get("kelpie-part-size", "")
+    cut = int(part_size) if part_size.isdigit() and 0 < int(part_size) <= _LARGEST_PART else None
+    told, _, parts = head.crc32.partition("-")
+    if told and not parts:
+        return _differs("CRC32", crc32_header(_whole(path, received, check)), told)
+    if told and cut is not None:
+        return _differs("CRC32", _composed(path, cut, received, check), head.crc32)
     if head.encrypted:  # such an ETag is no MD5
         return None
-    part_size = head.metadata.get("kelpie-part-size", "")
     if _PLAIN.fullmatch(head.etag):
-        found = etag_of(path, None, check)
-    elif _COMPOSED.fullmatch(head.etag) and part_size.isdigit() and int(part_size) > 0:
-        found = etag_of(path, int(part_size), check)
-    else:
-        return None
-    return None if found == head.etag.strip('"') else f"its MD5 gives the ETag {found}, not {head.etag}"
+        return _differs("MD5", etag_of(Path(path), None, check), head.etag.strip('"'))
+    if _COMPOSED.fullmatch(head.etag) and cut is not None:
+        return _differs("MD5", etag_of(Path(path), cut, check), head.etag.strip('"'))
+    return None
 
 
-def _crc32(path: Path, check: Callable[[], None]) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            check()
-            value = zlib.crc32(block, value)
-    return value
+def _differs(what: str, found: str, wanted: str) -> str | None:
+    return None if found == wanted else f"its {what} is {found}, not {wanted}"
+
+
+def _whole(path: str, received: Received, check: Callable[[], None]) -> int:
+    if len(received.crc32s) == 1:
+        return received.crc32s[0]
+    return next(iter(_crc32s(path, None, check)), 0)
+
+
+def _composed(path: str, part_size: int, received: Received, check: Callable[[], None]) -> str:
+    """The CRC32 of the parts' CRC32s, as S3 writes it."""
+    same = part_size == received.part_size
+    parts = received.crc32s if same else list(_crc32s(path, part_size, check))
+    return f"{crc32_header(crc32(b''.join(each.to_bytes(4, 'big') for each in parts)))}-{len(parts)}"
+
+
+def _crc32s(path: str, part_size: int | None, check: Callable[[], None]) -> Iterator[int]:
+    """The CRC32 of each part of the file; None: of the whole."""
+    with Path(path).open("rb") as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            part = left if part_size is None else min(part_size, left)
+            left -= part
+            value = 0
+            while part and (block := file.read(min(_BLOCK, part))):
+                check()
+                value = crc32(block, value)
+                part -= len(block)
+            yield value

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.fencing import Fence
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.observer import TransferObserver
 from kelpie_worker.sync.store import Store
+from kelpie_worker.sync.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +21,7 @@ class JobContext:
     compression: bool
     settings: SyncSettings
     store: Store
+    fence: Fence
+    uploads: Uploads
     gate: Gate
     observer: TransferObserver

@@ -7,7 +7,6 @@ and renamed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from kelpie.job import SyncEntry
 from kelpie.patterns import Pattern
 from kelpie_worker.sync import checksums, compression
+from kelpie_worker.sync.anchor import anchored
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.errors import ObjectChanged, SyncError
 from kelpie_worker.sync.flow import Batch
@@ -81,16 +81,23 @@ def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
             local = name.removesuffix(compression.SUFFIX) if unzip else name
             if unzip or local not in chosen:
                 chosen[local] = (remote, unzip)
+        folder, place = None, None
         for local, (remote, unzip) in sorted(chosen.items()):
-            target = source.tree.place(local, key=remote.key)
+            above, _, last = local.rpartition("/")
+            if place is None or above != folder:
+                target = source.tree.place(local, key=remote.key)
+                folder, place = above, target.parent
+            else:  # beside the one before
+                target = source.tree.place_beside(place, last, key=remote.key)
             planned[target] = PlannedFile(bucket, remote, target, unzip)
-    for target in planned:
-        for parent in target.parents:
-            if parent in planned:
-                raise SyncError(
-                    f"the objects {planned[parent].remote.key!r} and {planned[target].remote.key!r} cannot"
-                    " both be stored: one path would be a file and a folder"
-                )
+    folders = {target.parent: target for target in planned}
+    for parent, target in list(folders.items()):
+        folders |= dict.fromkeys(parent.parents, target)
+    for path in folders.keys() & planned.keys():
+        raise SyncError(
+            f"the objects {planned[path].remote.key!r} and {planned[folders[path]].remote.key!r} cannot"
+            " both be stored: one path would be a file and a folder"
+        )
     return list(planned.values())
 
 
@@ -110,19 +117,24 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             return _done(file)
         # a fixed length, whatever the length of the file's own name
         digest = hashlib.sha256(os.fsencode(file.target.name)).hexdigest()[:16]
-        partial_path = file.target.parent / f"{HIDDEN_PREFIX}{digest}.part"
-        with contextlib.ExitStack() as stack:
-            stack.callback(partial_path.unlink, missing_ok=True)
-            head = yield from _fetch_verified(context, file, partial_path)
-            ready = partial_path
-            if file.unzip:
-                ready = partial_path.with_suffix(".out")
-                stack.callback(ready.unlink, missing_ok=True)
-                yield Batch([partial(_unzip, context, file, head, partial_path, ready)], 1)
-            mtime_ns = _mtime_ns(head, remote)
-            os.utime(ready, ns=(mtime_ns, mtime_ns))
-            context.gate.check()
-            ready.replace(file.target)
+        with anchored(file.target.parent) as folder:
+            # plain strings: all this is done for every small file
+            arriving = f"{folder}/{HIDDEN_PREFIX}{digest}.part"
+            ready = f"{folder}/{HIDDEN_PREFIX}{digest}.out" if file.unzip else arriving
+            try:
+                head = yield from _fetch_verified(context, file, arriving)
+                context.fence.admit(file.bucket, remote.key, head)
+                if file.unzip:
+                    yield Batch([partial(_unzip, context, file, head, Path(arriving), Path(ready))], 1)
+                    os.unlink(arriving)  # noqa: PTH108
+                mtime_ns = _mtime_ns(head, remote)
+                os.utime(ready, ns=(mtime_ns, mtime_ns))
+                context.gate.check()
+                os.replace(ready, f"{folder}/{file.target.name}")  # noqa: PTH105
+            except BaseException:
+                for left in {arriving, ready}:
+                    Path(left).unlink(missing_ok=True)
+                raise
         return _done(file)
     except OSError as error:
         raise SyncError(
@@ -133,28 +145,30 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
 
 
 def _fetch_verified(
-    context: JobContext, file: PlannedFile, path: Path
+    context: JobContext, file: PlannedFile, path: str
 ) -> Generator[Batch, list[Any], RemoteHead]:
     bucket, key = file.bucket, file.remote.key
     etag, size = file.remote.etag, file.remote.size
+    part_size = context.settings.part_size
     damaged = 0
     for _ in range(MAX_VERSIONS):
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = _create(path)
         try:
-            head: RemoteHead = (
-                yield Batch(
-                    _ranges(context, bucket, key, etag, size, descriptor), context.settings.parts_per_file
-                )
-            )[0]
-            os.ftruncate(descriptor, size)
+            calls = _ranges(context, bucket, key, etag, size, descriptor)
+            if len(calls) == 1:
+                fetched = [calls[0]()]
+                head = fetched[0][0]
+            else:
+                look = partial(context.store.head, bucket, key)
+                head, *fetched = yield Batch([look, *calls], context.settings.parts_per_file)
         except ObjectChanged:  # another version now: from the start, with its ETag
             now = context.store.head(bucket, key)
             etag, size = now.etag, now.size
             continue
         finally:
             os.close(descriptor)
-        wrong = (yield Batch([partial(checksums.mismatch, path, head, context.gate.check)], 1))[0]
+        received = checksums.Received(part_size, [crc32 for _, crc32 in fetched])
+        wrong = checksums.mismatch(path, head, received, context.gate.check)
         if wrong is None:
             return head
         damaged += 1
@@ -165,21 +179,34 @@ def _fetch_verified(
     )
 
 
+def _create(path: str) -> int:
+    """A new file to write to; one that a killed worker, or an earlier try, left is removed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108
+        return os.open(path, flags, 0o666)
+
+
 def _ranges(
     context: JobContext, bucket: str, key: str, etag: str, size: int, descriptor: int
-) -> list[Callable[[], RemoteHead]]:
-    def write(offset: int, block: bytes) -> None:
-        view = memoryview(block)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            offset, view = offset + written, view[written:]
+) -> list[Callable[[], tuple[RemoteHead, int]]]:
+    """The calls that fetch the object's parts; each gives what the store said, and the part's CRC32."""
 
-    def fetch(start: int, length: int) -> RemoteHead:
-        head = context.store.fetch(bucket, key, etag=etag, start=start, length=length, write=write)
+    def write(offset: int, block: memoryview) -> None:
+        while block:
+            written = os.pwrite(descriptor, block, offset)
+            offset, block = offset + written, block[written:]
+
+    def fetch(start: int, length: int) -> tuple[RemoteHead, int]:
+        head, crc32 = context.store.fetch(
+            bucket, key, etag=etag, start=start, length=length, write=write, whole=length == size
+        )
         # a store that does not know If-Match may answer with another version
         if head.etag != etag or head.size != size:
             raise ObjectChanged(f"s3://{bucket}/{key} was replaced while it was fetched")
-        return head
+        return head, crc32
 
     part = context.settings.part_size
     starts = range(0, size, part) if size else [0]
@@ -211,4 +238,4 @@ def _mtime_ns(head: RemoteHead, remote: RemoteFile) -> int:
 
 
 def _done(file: PlannedFile) -> Downloaded:
-    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(file.target.stat()))
+    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(os.stat(file.target)))  # noqa: PTH116

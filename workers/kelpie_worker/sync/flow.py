@@ -34,30 +34,54 @@ def start(lane: Lane, flow: Flow, done: Done) -> None:
 
 def run_all(lane: Lane, flows: Iterable[Flow], *, width: int) -> None:
     """Run the flows, up to ``width`` at once, and wait. After a failure no more are started; it is raised
-    when those in progress have ended."""
-    room = threading.Semaphore(width)
-    lock = threading.Lock()
-    failures: list[BaseException] = []
+    when those in progress have ended. ``flows`` is gone through on threads of the pool, by one at a time."""
+    _Crowd(lane, flows, width).run()
 
-    def done(_: Any, error: BaseException | None) -> None:
-        if error is not None:
-            with lock:
-                failures.append(error)
-        room.release()
 
-    try:
-        for flow in flows:
-            room.acquire()
-            if failures:
-                room.release()
-                flow.close()
-                break
-            start(lane, flow, done)
-    finally:
-        for _ in range(width):
-            room.acquire()
-    if failures:
-        raise failures[0]
+class _Crowd:
+    """Many flows: the end of one begins the next, so that the caller's thread need not wake in between."""
+
+    def __init__(self, lane: Lane, flows: Iterable[Flow], width: int) -> None:
+        self._lane = lane
+        self._flows = iter(flows)
+        self._width = width
+        self._lock = threading.Lock()
+        self._running = 0
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        with self._lock:
+            for _ in range(self._width):
+                if not self._begin_next():
+                    break
+            if not self._running:
+                self._ended.set()
+        self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _begin_next(self) -> bool:
+        """Begin one flow, holding the lock; False when there is none."""
+        if self._failure is None:
+            try:
+                flow = next(self._flows)
+            except StopIteration:
+                return False
+            except BaseException as error:  # noqa: BLE001  (raised in `run`)
+                self._failure = error
+                return False
+            self._running += 1
+            start(self._lane, flow, self._one_ended)
+            return True
+        return False
+
+    def _one_ended(self, _: Any, error: BaseException | None) -> None:
+        with self._lock:
+            self._running -= 1
+            self._failure = self._failure or error
+            if not self._begin_next() and not self._running:
+                self._ended.set()
 
 
 class _Runner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from kelpie_worker.sync.errors import CanceledTransfer
+from kelpie_worker.sync.errors import CanceledTransfer, Fenced
 
 
 class Gate:
@@ -20,6 +20,7 @@ class Gate:
     def __init__(self, may_write: Callable[[], bool]) -> None:
         self._may_write = may_write
         self._closed = threading.Event()
+        self._fenced: str | None = None
 
     @property
     def abandoned(self) -> bool:
@@ -30,10 +31,15 @@ class Gate:
         """Close the gate; it never opens again."""
         self._closed.set()
 
+    def fence(self, why: str) -> None:
+        """Close the gate because of what the storage holds; whoever asks from now on is told why."""
+        self._fenced = self._fenced or why
+        self.abandon()
+
     def check(self) -> None:
-        """Raise CanceledTransfer once the job is abandoned."""
+        """Raise CanceledTransfer once the job is abandoned: Fenced when the storage told it."""
         if self._closed.is_set():
-            raise CanceledTransfer("the job was abandoned")
+            raise CanceledTransfer("the job was abandoned") if self._fenced is None else Fenced(self._fenced)
 
     def confirm(self) -> None:
         """Like :meth:`check`, and make sure that this node still holds the job: asked before every write."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,12 @@ from kelpie.patterns import Pattern, compile_pattern
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download, folders
+from kelpie_worker.sync.backlog import Backlog
+from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import Downloaded, PlannedFile
-from kelpie_worker.sync.errors import SyncError
+from kelpie_worker.sync.errors import Fenced, SourceChanged, SyncError
+from kelpie_worker.sync.fencing import Fence
 from kelpie_worker.sync.flow import Batch, run_all
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.ledger import Ledger
@@ -30,6 +34,7 @@ from kelpie_worker.sync.staging import Staging
 from kelpie_worker.sync.store import ClientFactory, Store
 from kelpie_worker.sync.tree import Tree
 from kelpie_worker.sync.upload import Uploaded, upload_file
+from kelpie_worker.sync.uploads import UploadJournal, Uploads
 from kelpie_worker.sync.watcher import Watcher
 
 log = structlog.get_logger(__name__)
@@ -64,18 +69,23 @@ class JobSync:
         observer: TransferObserver,
         clients: ClientFactory,
         pool: TransferPool,
+        conditions: Conditions,
+        uploads: UploadJournal,
         may_write: Callable[[], bool],
         on_clean: Callable[[JobSync], None],
     ) -> None:
         self._pool = pool
         self._on_clean = on_clean
         self._gate = Gate(may_write)
+        store = Store(clients, self._gate, max_tries=settings.max_retries)
         self._context = JobContext(
             job_id=job.id,
             attempt=job.attempt,
             compression=job.compression,
             settings=settings,
-            store=Store(clients, self._gate, max_tries=settings.max_retries),
+            store=store,
+            fence=Fence(store, self._gate, conditions, job_id=job.id, attempt=job.attempt),
+            uploads=Uploads(store, uploads),
             gate=self._gate,
             observer=observer,
         )
@@ -83,7 +93,8 @@ class JobSync:
         self._ledger = Ledger()
         self._staging = Staging(job.id, settings.temp_dir)
         self._downloaded: list[Downloaded] = []
-        self._outputs: list[tuple[_Entry, Tree, str]] = []
+        self._outputs: list[tuple[_Entry, Tree, str, int]] = []
+        self._outputs_left = Backlog()
         self._lock = threading.Lock()
 
         def checked(entries: Sequence[SyncEntry]) -> list[_Entry]:
@@ -107,7 +118,7 @@ class JobSync:
                 Tree(each.folder),
                 each.pattern,
                 self._ledger,
-                self._watcher.wake,
+                self._note_change,
             )
             for each in self._during
         ]
@@ -138,7 +149,8 @@ class JobSync:
             return
         sources = [download.Source(each.wire, Tree(each.folder), each.pattern) for each in self._before]
         planned = download.plan(self._context, sources)
-        self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
+        with self._told():
+            self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
 
     def watch(self) -> None:
         """From now on changes of the ``during`` folders are uploaded, and so is what is there already and was
@@ -158,14 +170,13 @@ class JobSync:
         SyncError names what could not be stored; CanceledTransfer.
         """
         self._watcher.stop()
-        self._gate.check()
-        if not self._watching:
-            return
-        self._watching = False
-        for mirror in self._mirrors:
-            mirror.begin_drain()
-        self._pump_until_idle()
-        self._gate.check()
+        with self._told():
+            if not self._watching:
+                return
+            self._watching = False
+            for mirror in self._mirrors:
+                mirror.begin_drain()
+            self._pump_until_idle()
         failures = [text for mirror in self._mirrors for text in mirror.tracker.failures.values()]
         if failures:
             more = f" (and {len(failures) - SHOWN_FAILURES} more)" if len(failures) > SHOWN_FAILURES else ""
@@ -179,20 +190,23 @@ class JobSync:
             self._staging.take(each.folder for each in self._after)
             # Listed once, now: what is missing later is an error, not an output less.
             self._outputs = list(self._list_outputs())
+            self._outputs_left = Backlog(
+                len(self._outputs), sum(size for *_, size in self._outputs), time.monotonic()
+            )
             for folder in self._folders:
                 folders.empty_folder(folder)
             self._owns_folders = False
+        self._note_change()
 
     def finalize(self) -> None:
         """Upload the outputs set aside, see that every object of this attempt is in the bucket as it was
         stored, and delete the copies. SyncError, CanceledTransfer."""
-        self._gate.check()
-        self._run(Priority.OUTPUT, self._output_flows())
-        self._run(
-            Priority.OUTPUT,
-            (self._verify(bucket, key, versions) for bucket, key, versions in self._ledger.objects()),
-        )
-        self._gate.check()
+        with self._told():
+            self._run(Priority.OUTPUT, self._output_flows())
+            self._run(
+                Priority.OUTPUT,
+                (self._verify(bucket, key, versions) for bucket, key, versions in self._ledger.objects()),
+            )
         self._staging.discard()
 
     def abandon(self) -> None:
@@ -209,6 +223,7 @@ class JobSync:
         self._watching = False
         if self._gate.abandoned and not self._pool.wait_idle(self._lanes.values(), QUIET_TIMEOUT_S):
             log.warning("transfers of an abandoned job still hang", job_id=self._context.job_id)
+        self._context.uploads.abort_kept()
         with self._lock:
             self._staging.discard()
             if self._owns_folders:
@@ -227,7 +242,28 @@ class JobSync:
             return True
         return not self._gate.abandoned and any(not mirror.tracker.idle for mirror in self._mirrors)
 
+    @property
+    def backlog(self) -> Backlog:
+        """What of the job's data is not in the bucket yet; nothing any more once it is abandoned."""
+        if self._gate.abandoned:
+            return Backlog()
+        return Backlog.sum([*(mirror.tracker.backlog for mirror in self._mirrors), self._outputs_left])
+
     # ---- steps
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """That the storage holds a later attempt's object is told as a failure, not passed over in silence as
+        a lost lease is: should the queue, against all that the storage says, believe in this attempt, its
+        user is told why it cannot go on. Multipart uploads that nothing will continue are aborted."""
+        try:
+            self._gate.check()
+            yield
+            self._gate.check()
+        except Fenced as error:
+            raise SyncError(str(error)) from None
+        finally:
+            self._context.uploads.abort_kept()
 
     def _run(self, priority: Priority, flows: Any) -> None:
         run_all(self._lanes[priority], flows, width=self._context.settings.threads * 2)
@@ -236,25 +272,39 @@ class JobSync:
         self._downloaded.append((yield from download.download_file(self._context, file)))
 
     def _output_flows(self) -> Generator[Generator[Batch, list[Any], None], None, None]:
-        return (self._store_output(entry, tree, name) for entry, tree, name in self._outputs)
+        return (self._store_output(*output) for output in self._outputs)
 
-    def _list_outputs(self) -> Generator[tuple[_Entry, Tree, str], None, None]:
+    def _list_outputs(self) -> Generator[tuple[_Entry, Tree, str, int], None, None]:
         for each in self._after:
             tree = self._staging.tree(each.folder)
             if tree is None:
                 continue  # a folder that the command left empty, or never made, has no outputs
-            for name, _ in tree.files(strict=True):
+            for name, snapshot in tree.files(strict=True):
                 if each.pattern is None or each.pattern.search(name) is not None:
-                    yield each, tree, name
+                    yield each, tree, name, snapshot.size
 
-    def _store_output(self, entry: _Entry, tree: Tree, name: str) -> Generator[Batch, list[Any], None]:
+    def _store_output(
+        self, entry: _Entry, tree: Tree, name: str, size: int
+    ) -> Generator[Batch, list[Any], None]:
         try:
             uploaded: Uploaded = yield from upload_file(
                 self._context, tree, name, bucket=entry.wire.bucket, prefix=entry.wire.prefix
             )
         except FileNotFoundError:
             raise SyncError(f"the output {tree.root / name} vanished before it was uploaded") from None
+        except SourceChanged:
+            raise SyncError(f"the output {tree.root / name} changed after it was set aside") from None
         self._ledger.record(uploaded)
+        with self._lock:
+            left = self._outputs_left
+            self._outputs_left = Backlog(
+                left.files - 1, left.bytes - size, left.oldest if left.files > 1 else None
+            )
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._watcher.wake()
+        self._context.observer.backlog_changed(self._context.job_id)
 
     def _verify(
         self, bucket: str, key: str, versions: frozenset[tuple[int, str]]

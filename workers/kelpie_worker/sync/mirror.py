@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 STABLE_CHECKS = 3
 """A file that its writer keeps open is stored when it has not changed for so many stability checks."""
-RACY_S = 0.02
-"""A file modified less than this ago may change again with the same mtime (kernel ticks last up to 10 ms)."""
 FAILED_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 MAX_CHANGES_WHILE_DRAINING = 20
@@ -59,11 +57,13 @@ class Mirror:
         self._ledger = ledger
         self._draining = False
         self._stability_s = context.settings.watcher_stability_ms / 1000
-        self._window = context.settings.threads * 4
         self.tree = tree
+        self.folders: set[str] = set()
+        """The real folders that the last whole scan went through."""
         self.tracker = Tracker(
             debounce_s=context.settings.watcher_debounce_ms / 1000,
             max_wait_s=context.settings.watcher_max_wait_ms / 1000,
+            window=context.settings.threads * 4,
             wake=wake,
         )
 
@@ -79,28 +79,36 @@ class Mirror:
             ours = file.bucket == self._entry.bucket and file.key == self._key(name)
             self.tracker.adopt(name, file.snapshot, owned=ours)
 
-    def touch(self, name: str) -> None:
-        """Something may have happened to the file."""
-        if self._pattern is None or self._pattern.search(name) is not None:
-            self.tracker.touch(name, time.monotonic())
+    def touch(self, name: str, *, closed: bool = False) -> None:
+        """Something may have happened to the file; ``closed``: somebody has just closed it after writing."""
+        if not self._selects(name):
+            return
+        try:
+            size = os.stat(f"{self.root}/{name}", follow_symlinks=False).st_size  # noqa: PTH116  (once per event)
+        except OSError:
+            size = 0  # it is gone, or the look will tell
+        self.tracker.touch(name, time.monotonic(), closed=closed, size=size)
 
     def scan(self, below: str = "") -> None:
         """Find every change in the folder, or in one folder of it, by looking."""
         seen = set()
-        for name, snapshot in self.tree.files(below):
+        folders: set[str] = set()
+        for name, snapshot in self.tree.files(below, folders=folders):
             seen.add(name)
-            if self.tracker.known(name) != snapshot:
-                self.touch(name)
+            if self.tracker.known(name) != snapshot and self._selects(name):
+                self.tracker.touch(name, time.monotonic(), size=snapshot.size)
         for name in self.tracker.known_names(below):
-            if name not in seen:
-                self.touch(name)
+            if name not in seen and self._selects(name):
+                self.tracker.touch(name, time.monotonic())
+        if not below:
+            self.folders = folders
 
     def pump(self) -> float | None:
         """Start what is due; returns when to come back (monotonic seconds), None for not before a wake-up."""
         self._context.gate.check()
-        for name, change in self.tracker.take(time.monotonic(), self._window):
+        for name, change in self.tracker.take(time.monotonic()):
             self._look(name, change)
-        for name in self.tracker.take_deletions(self._window):
+        for name in self.tracker.take_deletions():
             flow.start(self._lane, self._delete(name), partial(self._deletion_ended, name))
         return self.tracker.next_due()
 
@@ -112,6 +120,9 @@ class Mirror:
 
     # ---- one name
 
+    def _selects(self, name: str) -> bool:
+        return self._pattern is None or self._pattern.search(name) is not None
+
     def _look(self, name: str, change: Change) -> None:
         try:
             snapshot = self.tree.snapshot(name)
@@ -122,9 +133,9 @@ class Mirror:
                 self.tracker.unchanged(name)
                 self._finish(name)
             elif pause_s := self._unready(name, change, snapshot):
-                self.tracker.postpone(name, time.monotonic() + pause_s)
+                self.tracker.postpone(name, time.monotonic(), pause_s)
             else:
-                self.tracker.begun(name, time.monotonic())
+                self.tracker.begun(name, snapshot.size, time.monotonic())
                 work = upload_file(
                     self._context, self.tree, name, bucket=self._entry.bucket, prefix=self._entry.prefix
                 )
@@ -135,9 +146,8 @@ class Mirror:
 
     def _unready(self, name: str, change: Change, snapshot: Snapshot) -> float:
         """Seconds until the file may be ready; 0 when it is."""
-        age_s = time.time() - snapshot.mtime_ns / 1e9
-        if 0 <= age_s < RACY_S:
-            return RACY_S
+        if ambiguous_s := snapshot.ambiguous_s():
+            return ambiguous_s
         if self._draining:
             return 0.0
         writers = self._writers(name)
@@ -174,15 +184,16 @@ class Mirror:
             self._failed(name, change, error)
 
     def _failed(self, name: str, change: Change, error: BaseException) -> None:
-        change.tries += 1
         now = time.monotonic()
         path = self.root / name
         if isinstance(error, SourceChanged) and not (
-            self._draining and change.tries > MAX_CHANGES_WHILE_DRAINING
+            self._draining and change.rewrites >= MAX_CHANGES_WHILE_DRAINING
         ):
             change.seen = None
-            self.tracker.postpone(name, now + min(0.05 * 2**change.tries, 1.0))
+            change.rewrites += 1
+            self.tracker.postpone(name, now, min(0.05 * 2**change.rewrites, 1.0))
             return
+        change.tries += 1
         self.tracker.failed(name, str(error) or f"{path}: {type(error).__name__}")
         if self._draining:
             self._finish(name)
@@ -190,7 +201,7 @@ class Mirror:
         log.warning(
             "upload failed: it is tried again", path=str(path), error=str(error), job_id=self._context.job_id
         )
-        self.tracker.postpone(name, now + min(FAILED_PAUSE_S * 2 ** (change.tries - 1), LONGEST_PAUSE_S))
+        self.tracker.postpone(name, now, min(FAILED_PAUSE_S * 2 ** (change.tries - 1), LONGEST_PAUSE_S))
 
     def _delete(self, name: str) -> Generator[Batch, list[Any], None]:
         yield Batch([partial(self._delete_object, name)], 1)
@@ -201,7 +212,7 @@ class Mirror:
                 "the folder is gone: its objects stay", path=str(self.root), job_id=self._context.job_id
             )
         elif self.tree.snapshot(name) is None:
-            self._context.store.delete(self._entry.bucket, self._key(name))
+            self._context.fence.delete(self._entry.bucket, self._key(name))
             self._ledger.forget(self._entry.bucket, self._key(name))
             self.tracker.deleted(name)
 

@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class TransferObserver(Protocol):
-    """Told of each file when its transfer begins and ends. Called from transfer threads: must be quick."""
+    """Told of each file when its transfer begins and ends, and of the backlog.
+
+    Called from the engine's threads: must be quick.
+    """
 
     def upload_started(self, job_id: str, path: str) -> None:
         """An upload of ``path`` began."""
@@ -19,6 +22,9 @@ class TransferObserver(Protocol):
 
     def download_ended(self, job_id: str, path: str) -> None:
         """The download to ``path`` ended, well or not."""
+
+    def backlog_changed(self, job_id: str) -> None:
+        """What waits for its upload has become more or less."""
 
 
 class NullObserver:
@@ -34,4 +40,7 @@ class NullObserver:
         """Nothing."""
 
     def download_ended(self, job_id: str, path: str) -> None:
+        """Nothing."""
+
+    def backlog_changed(self, job_id: str) -> None:
         """Nothing."""

@@ -14,6 +14,8 @@ from enum import IntEnum
 
 import structlog
 
+from kelpie_worker.sync.pace import Pace
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,16 +42,18 @@ class Lane:
 
 
 class TransferPool:
-    """Up to ``threads`` threads, started as needed.
+    """Up to ``threads`` threads, started as needed; how many of them work at once is the pace's matter.
 
     Each priority leaves some threads to the more urgent ones: a checkpoint need not wait for a part of last
     job's outputs to end.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, reserve: bool = True) -> None:
+        """``reserve`` False: there is one kind of transfer only, which may have every thread."""
         self._threads = threads
-        reserve = max(1, threads // 8) if threads > 1 else 0
-        self._limits = {priority: max(1, threads - reserve * priority.value) for priority in Priority}
+        self._reserve = max(1, threads // 8) if reserve and threads > 1 else 0
+        self._pace = Pace(threads)
+        self._limits = self._shares(self._pace.width)
         lock = threading.Lock()
         self._ready = threading.Condition(lock)  # there is work, or room for it
         self._ended = threading.Condition(lock)  # a task has ended
@@ -71,12 +75,7 @@ class TransferPool:
                 self._lanes.append(lane)
             lane.queued.append(task)
             self._queued += 1
-            if self._queued > self._idle and len(self._started) < self._threads and not self._closed:
-                # daemon: a connection that hangs must not keep the process from exiting
-                thread = threading.Thread(target=self._work, name="transfer", daemon=True)
-                self._started.append(thread)
-                thread.start()
-            self._ready.notify()
+            self._call_for_hands()
 
     def wait_idle(self, lanes: Collection[Lane], timeout_s: float) -> bool:
         """Wait until the lanes have nothing queued or running; False when they have after the timeout."""
@@ -94,6 +93,33 @@ class TransferPool:
         for thread in self._started:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _shares(self, width: int) -> dict[Priority, int]:
+        """How many threads a priority and everything less urgent may have, of ``width`` that work: beside
+        those, a few for what is more urgent than outputs; never more than there are."""
+        spare = max(1, width // 8) if self._reserve else 0
+        return {
+            priority: max(
+                1,
+                min(
+                    self._threads - self._reserve * priority.value,
+                    width + spare * (Priority.OUTPUT.value - priority.value),
+                ),
+            )
+            for priority in Priority
+        }
+
+    def _call_for_hands(self) -> None:
+        """Wake or start a thread, holding the lock, if there is a task that it may take."""
+        if self._next() is None:
+            return
+        if self._idle:
+            self._ready.notify()
+        elif len(self._started) < self._threads and not self._closed:
+            # daemon: a connection that hangs must not keep the process from exiting
+            thread = threading.Thread(target=self._work, name="transfer", daemon=True)
+            self._started.append(thread)
+            thread.start()
+
     def _work(self) -> None:
         while True:
             with self._ready:
@@ -110,6 +136,8 @@ class TransferPool:
                     self._lanes.append(lane)
                 lane.running += 1
                 self._running[lane.priority] += 1
+                if self._lanes:
+                    self._call_for_hands()  # whoever woke us could wake one only
             try:
                 task()
             except BaseException:
@@ -118,8 +146,12 @@ class TransferPool:
                 lane.running -= 1
                 self._running[lane.priority] -= 1
                 self._ended.notify_all()
-                if self._lanes:
-                    self._ready.notify_all()  # a limit may have become free
+                if self._closed and not self._lanes:
+                    self._ready.notify_all()  # those who waited for work that will not come
+                # this thread takes what may go on now; only a wider pace has work for others
+                if self._pace.task_ended(waiting=bool(self._lanes)):
+                    self._limits = self._shares(self._pace.width)
+                    self._call_for_hands()
 
     def _next(self) -> Lane | None:
         """The lane to serve: most urgent first, then with the fewest running, then the longest unserved.

@@ -7,27 +7,47 @@ checksums are switched to ``when_required``, because it would send trailers that
 from __future__ import annotations
 
 import base64
-import io
-import os
+import contextlib
 import threading
-import zlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from kelpie_worker.settings import SyncSettings
-from kelpie_worker.sync.errors import DamagedTransfer, SyncError
+from kelpie_worker.sync.conditions import Condition
+from kelpie_worker.sync.content_types import content_type
+from kelpie_worker.sync.describe import error_code
+from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, SyncError, UploadGone
 from kelpie_worker.sync.gate import Gate
-from kelpie_worker.sync.retry import error_code, with_retries
+from kelpie_worker.sync.retry import with_retries
+from kelpie_worker.sync.transport import (
+    Body,
+    LeanClient,
+    Slice,
+    block_buffer,
+    crc32,
+    crc32_of,
+    custom_endpoint,
+    from_boto3,
+    from_environment,
+    region_of_environment,
+)
+from kelpie_worker.sync.transport.endpoint import AMAZON, DEFAULT_REGION
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
 
-READ_BLOCK = 256 * 1024  # bytes between two looks at the gate while receiving
+RENEW_S = 0.4
+"""The credentials are read anew at most this often; less than the first pause between two tries."""
+ABORT_TRIES = 3
+"""A multipart upload that cannot be aborted soon is left to the next start of the worker."""
+_NO_SUCH_OBJECT = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +67,58 @@ class RemoteHead:
     size: int  # bytes of the whole object
     etag: str
     metadata: Mapping[str, str]
+    crc32: str  # as the store's header writes it, "-N" behind that of N parts; empty when it told none
     encrypted: bool  # by the store, in a way that may make the ETag something else than an MD5
 
 
 class ClientFactory:
-    """The process's boto3 client, made at first use: a worker without data to move never loads boto3."""
+    """The process's client, made at first use: a worker without data to move never loads boto3.
+
+    It is the lean one where that can serve, with boto3's names, arguments and errors; else boto3's.
+    """
 
     def __init__(self, settings: SyncSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._made = 0.0
 
     def __call__(self) -> S3Client:
         """The client; SyncError when boto3 refuses its configuration."""
         with self._lock:
             if self._client is None:
-                self._client = self._make()
+                self._client = self._choose()
+                self._made = time.monotonic()
             return self._client
 
-    def _make(self) -> S3Client:
+    def renew(self) -> None:
+        """Read the credentials anew at the next call: the store says that those in use have expired, even
+        if they say otherwise."""
+        with self._lock:
+            if time.monotonic() - self._made > RENEW_S:  # once for all the requests that were under way
+                self._client = None
+
+    def where(self) -> str:
+        """The endpoint that the client speaks to."""
+        return self().meta.endpoint_url
+
+    def _choose(self) -> S3Client:
+        if self._settings.transport == "boto3":
+            return self._boto3()[0]
+        if (endpoint := from_environment()) is not None:
+            client = LeanClient(
+                endpoint, lambda: self._boto3()[0], stall_timeout_s=self._settings.stall_timeout_s
+            )
+            return cast("S3Client", client)
+        boto3, session = self._boto3()
+        if (endpoint := from_boto3(boto3, session)) is None:
+            return boto3
+        return cast(
+            "S3Client",
+            LeanClient(endpoint, lambda: boto3, stall_timeout_s=self._settings.stall_timeout_s),
+        )
+
+    def _boto3(self) -> tuple[S3Client, Session]:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -85,42 +138,38 @@ class ClientFactory:
                 response_checksum_validation="when_required",
                 s3={"addressing_style": addressing, "payload_signing_enabled": False},
             )
-            region = session.region_name or "us-east-1"
+            region = region_of_environment() or session.region_name or DEFAULT_REGION
             return session.client("s3", config=config, region_name=region)
 
         try:
-            custom = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+            custom = bool(custom_endpoint())
             made = client("path" if custom else "auto")
             host = urlsplit(made.meta.endpoint_url).hostname or ""
-            if not custom and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            if not custom and not host.endswith(AMAZON):
                 made = client("path")  # an endpoint from the shared configuration file
         except (BotoCoreError, ValueError) as error:
             raise SyncError(f"the storage client cannot be configured: {error}") from error
         # "Expect: 100-continue" costs a round trip per part and hangs with stores that are slow to answer it
         made.meta.events.unregister("before-call.s3", add_expect_header)
-        return made
-
-
-class Body(io.BytesIO):
-    """Bytes on their way up; each block that is sent asks the gate first, so that an abandoned job stops."""
-
-    def __init__(self, data: bytes, ask: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._ask = ask
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """The next block, if the job may still send."""
-        self._ask()
-        return super().read(size)
+        return made, session
 
 
 class Store:
     """The storage on behalf of one job. Errors: SyncError, CanceledTransfer, and what a method names."""
 
-    def __init__(self, clients: ClientFactory, gate: Gate, *, max_tries: int) -> None:
+    def __init__(
+        self,
+        clients: ClientFactory,
+        gate: Gate,
+        *,
+        max_tries: int,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """``moved`` is told the bytes of every body that arrived, from transfer threads."""
         self._clients = clients
         self._gate = gate
         self._max_tries = max_tries
+        self._moved = moved
 
     def list(self, bucket: str, prefix: str) -> Iterator[RemoteFile]:
         """Every object under the prefix."""
@@ -144,6 +193,19 @@ class Store:
         """What the store says of the object."""
         return self._try(f"look at {_url(bucket, key)}", lambda: self._head(bucket, key))
 
+    def find(self, bucket: str, key: str) -> RemoteHead | None:
+        """Like :meth:`head`; None when there is no such object."""
+
+        def call() -> RemoteHead | None:
+            try:
+                return self._head(bucket, key)
+            except Exception as error:
+                if error_code(error) in _NO_SUCH_OBJECT:
+                    return None
+                raise
+
+        return self._try(f"look at {_url(bucket, key)}", call)
+
     def fetch(
         self,
         bucket: str,
@@ -152,64 +214,91 @@ class Store:
         etag: str,
         start: int,
         length: int,
-        write: Callable[[int, bytes], None],
-    ) -> RemoteHead:
+        write: Callable[[int, memoryview], None],
+        whole: bool = False,
+    ) -> tuple[RemoteHead, int]:
         """Hand the bytes from ``start`` on to ``write(offset, block)``; all of them arrived when it returns.
 
-        ObjectChanged when the object is no longer the one of ``etag``.
+        ``whole``: they are all that the object has. Returns what the store says of the object, and the CRC32
+        of these bytes. ObjectChanged when the object is no longer the one of ``etag``.
         """
+        ranged: dict[str, Any] = (
+            {"ChecksumMode": "ENABLED"}
+            if whole or not length
+            else {"Range": f"bytes={start}-{start + length - 1}"}
+        )
 
-        def call() -> RemoteHead:
-            ranged: dict[str, Any] = {"Range": f"bytes={start}-{start + length - 1}"} if length else {}
+        def call() -> tuple[RemoteHead, int]:
             answer = self._clients().get_object(Bucket=bucket, Key=key, IfMatch=etag, **ranged)
-            body = answer["Body"]
+            body, buffer = cast("Any", answer["Body"]), block_buffer()
             try:
-                received = 0
-                while block := body.read(READ_BLOCK):
+                received, value = 0, 0
+                while size := body.readinto(buffer):
                     self._gate.check()
-                    if received + len(block) > length:
+                    if received + size > length:
                         raise DamagedTransfer(f"more than the {length} bytes asked for arrived")
+                    block = buffer[:size]
                     write(start + received, block)
-                    received += len(block)
+                    value = crc32(block, value)
+                    received += size
             finally:
                 body.close()
             if received != length:
                 raise DamagedTransfer(f"{received} of {length} bytes arrived")
-            return _remote_head(answer)
+            return _remote_head(answer), value
 
-        return self._try(f"download {_url(bucket, key)}", call)
+        fetched = self._try(f"download {_url(bucket, key)}", call)
+        self._moved(length)
+        return fetched
 
-    def put(self, bucket: str, key: str, data: bytes, metadata: Mapping[str, str]) -> str:
-        """Store a small object in one piece; returns its ETag."""
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        data: bytes | Slice,
+        metadata: Mapping[str, str],
+        condition: Condition | None = None,
+    ) -> str:
+        """Store a small object in one piece; returns its ETag. ObjectChanged when the condition fails."""
+        checksum = crc32_header(crc32_of(data))
 
         def call() -> str:
             self._gate.confirm()
-            answer = self._clients().put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=Body(data, self._gate.confirm),
-                ContentLength=len(data),
-                ChecksumCRC32=crc32_header(data),
-                Metadata=metadata,
-            )
+            with _failed_when_missing(condition):
+                answer = self._clients().put_object(
+                    Bucket=bucket,
+                    Key=key,
+                    Body=cast("Any", Body(data, self._gate.confirm)),
+                    ContentLength=len(data),
+                    ChecksumCRC32=checksum,
+                    ContentType=content_type(key),
+                    Metadata=metadata,
+                    **_arguments(condition),
+                )
             return answer["ETag"]
 
-        return self._try(f"upload {_url(bucket, key)}", call)
+        etag = self._try(f"upload {_url(bucket, key)}", call)
+        self._moved(len(data))
+        return etag
 
     def create(self, bucket: str, key: str, metadata: Mapping[str, str]) -> str:
         """Begin a multipart upload; returns its id."""
 
         def call() -> str:
             answer = self._clients().create_multipart_upload(
-                Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32", Metadata=metadata
+                Bucket=bucket,
+                Key=key,
+                ChecksumAlgorithm="CRC32",
+                ContentType=content_type(key),
+                Metadata=metadata,
             )
             return answer["UploadId"]
 
         return self._try(f"begin the upload of {_url(bucket, key)}", call)
 
-    def part(self, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> Part:
+    def part(self, bucket: str, key: str, upload_id: str, number: int, data: bytes | Slice) -> Part:
         """Send one part; ``number`` counts from 1."""
-        checksum = crc32_header(data)
+        checksum = crc32_header(crc32_of(data))
 
         def call() -> Part:
             answer = self._clients().upload_part(
@@ -217,13 +306,15 @@ class Store:
                 Key=key,
                 UploadId=upload_id,
                 PartNumber=number,
-                Body=Body(data, self._gate.check),
+                Body=cast("Any", Body(data, self._gate.check)),
                 ContentLength=len(data),
                 ChecksumCRC32=checksum,
             )
             return Part(number, answer["ETag"], checksum)
 
-        return self._try(f"upload part {number} of {_url(bucket, key)}", call)
+        sent = self._try(f"upload part {number} of {_url(bucket, key)}", call)
+        self._moved(len(data))
+        return sent
 
     def complete(
         self,
@@ -234,8 +325,9 @@ class Store:
         *,
         size: int,
         metadata: Mapping[str, str],
+        condition: Condition | None = None,
     ) -> str:
-        """Make a multipart upload the object; returns its ETag."""
+        """Make a multipart upload the object; returns its ETag. ObjectChanged when the condition fails."""
         tries = 0
 
         def call() -> str:
@@ -247,12 +339,14 @@ class Store:
                 for part in sorted(parts, key=lambda part: part.number)
             ]
             try:
-                answer = self._clients().complete_multipart_upload(
-                    Bucket=bucket,
-                    Key=key,
-                    UploadId=upload_id,
-                    MultipartUpload={"Parts": listed},  # type: ignore[typeddict-item]  # the keys are the documented ones
-                )
+                with _failed_when_missing(condition):
+                    answer = self._clients().complete_multipart_upload(
+                        Bucket=bucket,
+                        Key=key,
+                        UploadId=upload_id,
+                        MultipartUpload={"Parts": listed},  # type: ignore[typeddict-item]  # the keys are the documented ones
+                        **_arguments(condition),
+                    )
             except Exception as error:
                 # The answer to an earlier try may have been lost after the store had acted on it.
                 if tries > 1 and error_code(error) == "NoSuchUpload":
@@ -264,30 +358,52 @@ class Store:
 
         return self._try(f"complete the upload of {_url(bucket, key)}", call)
 
-    def abort(self, bucket: str, key: str, upload_id: str) -> None:
-        """Throw away a multipart upload and its parts. The gate is not asked: this is how a job leaves."""
-        idle_gate = Gate(lambda: True)
-        with_retries(
-            f"abort the upload of {_url(bucket, key)}",
-            lambda: self._clients().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id),
-            gate=idle_gate,
-            max_tries=self._max_tries,
-        )
+    def parts(self, bucket: str, key: str, upload_id: str) -> dict[int, tuple[str, int]]:
+        """The parts that the store has of a multipart upload: number → (ETag, bytes)."""
+        found: dict[int, tuple[str, int]] = {}
+        marker = 0
+        while True:
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete the object; harmless when there is none."""
+            def page(marker: int = marker) -> Any:
+                return self._clients().list_parts(
+                    Bucket=bucket, Key=key, UploadId=upload_id, PartNumberMarker=marker
+                )
+
+            answer = self._try(f"list the parts of {_url(bucket, key)}", page)
+            found |= {each["PartNumber"]: (each["ETag"], each["Size"]) for each in answer.get("Parts", ())}
+            following = int(answer.get("NextPartNumberMarker") or 0)
+            if not answer.get("IsTruncated") or following <= marker:
+                return found
+            marker = following
+
+    def abort(self, bucket: str, key: str, upload_id: str) -> None:
+        """Throw away a multipart upload and its parts; harmless when there is none. The gate is not asked:
+        this is how a job leaves."""
+        idle_gate = Gate(lambda: True)
+        with contextlib.suppress(UploadGone):
+            with_retries(
+                f"abort the upload of {_url(bucket, key)}",
+                lambda: self._clients().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id),
+                gate=idle_gate,
+                max_tries=min(self._max_tries, ABORT_TRIES),
+            )
+
+    def delete(self, bucket: str, key: str, condition: Condition | None = None) -> None:
+        """Delete the object; harmless when there is none. ObjectChanged when the condition fails."""
 
         def call() -> None:
             self._gate.confirm()
-            self._clients().delete_object(Bucket=bucket, Key=key)
+            with _failed_when_missing(condition):
+                self._clients().delete_object(Bucket=bucket, Key=key, **_arguments(condition))
 
         self._try(f"delete {_url(bucket, key)}", call)
 
     def _head(self, bucket: str, key: str) -> RemoteHead:
-        return _remote_head(self._clients().head_object(Bucket=bucket, Key=key))
+        answer = self._clients().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        return _remote_head(answer)
 
     def _try(self, what: str, call: Callable[[], T]) -> T:
-        return with_retries(what, call, gate=self._gate, max_tries=self._max_tries)
+        return with_retries(what, call, gate=self._gate, max_tries=self._max_tries, renew=self._clients.renew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +415,24 @@ class Part:
     checksum: str
 
 
-def crc32_header(data: bytes) -> str:
-    """The CRC32 of the bytes as S3's headers write it."""
-    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+def _arguments(condition: Condition | None) -> dict[str, Any]:
+    return {} if condition is None else dict(condition.arguments)
+
+
+@contextlib.contextmanager
+def _failed_when_missing(condition: Condition | None) -> Iterator[None]:
+    """Some stores answer an If-Match on an object that is not there with 404."""
+    try:
+        yield
+    except Exception as error:
+        if condition is not None and condition.etag is not None and error_code(error) in _NO_SUCH_OBJECT:
+            raise ObjectChanged("the object is not there any more") from None
+        raise
+
+
+def crc32_header(value: int) -> str:
+    """A CRC32 as S3's headers write it."""
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
 def _remote_head(answer: Any) -> RemoteHead:
@@ -310,6 +441,7 @@ def _remote_head(answer: Any) -> RemoteHead:
         size=int(whole) if whole.isdigit() else answer["ContentLength"],
         etag=answer["ETag"],
         metadata=answer.get("Metadata", {}),
+        crc32=answer.get("ChecksumCRC32", ""),
         encrypted=answer.get("ServerSideEncryption", "AES256") != "AES256"
         or "SSECustomerAlgorithm" in answer,
     )

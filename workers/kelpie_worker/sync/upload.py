@@ -6,7 +6,8 @@ before anything became visible. With ``changed_during_upload = "ignore"`` it is 
 Kelpie 0.5.0 did.
 
 A worker that loses its lease between the last look at the gate and the moment the store acts on the request
-can still store one object late: that window is one request wide, and only conditional writes could close it.
+is kept from replacing anything by the request's condition (see ``fencing``). A large file whose upload fails
+keeps the parts that arrived for the next try of the same version.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import zlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +22,22 @@ from typing import IO, Any
 
 import structlog
 
-from kelpie.errors import KelpieError
 from kelpie_worker.sync.compression import SUFFIX, Compressor
+from kelpie_worker.sync.conditions import Condition
 from kelpie_worker.sync.context import JobContext
-from kelpie_worker.sync.errors import SourceChanged, SyncError
+from kelpie_worker.sync.errors import SourceChanged, SyncError, UploadGone
 from kelpie_worker.sync.flow import Batch
-from kelpie_worker.sync.store import Part
+from kelpie_worker.sync.transport import Slice, crc32_of
 from kelpie_worker.sync.tree import Snapshot, Tree
 
 log = structlog.get_logger(__name__)
 
 MAX_PARTS = 10_000  # S3's limit per object
 MiB = 1 << 20
+SMALL = 64 * 1024
+"""Bytes of a file that is read once and held, rather than twice."""
+MAX_RESTARTS = 3
+"""How often a file is begun anew because the storage has lost its multipart upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,15 @@ def object_key(prefix: str, name: str, *, compression: bool) -> str:
 
 
 def upload_file(
-    context: JobContext, tree: Tree, name: str, *, bucket: str, prefix: str
+    context: JobContext, tree: Tree, name: str, *, bucket: str, prefix: str, key: str | None = None
 ) -> Generator[Batch, list[Any], Uploaded]:
-    """The flow that stores one file. Raises FileNotFoundError, SourceChanged, SyncError, CanceledTransfer."""
+    """The flow that stores one file, under the prefix or as ``key``.
+
+    Raises FileNotFoundError, SourceChanged, SyncError, CanceledTransfer.
+    """
     path = str(tree.root / name)
-    key = object_key(prefix, name, compression=context.compression)
+    if key is None:
+        key = object_key(prefix, name, compression=context.compression)
     try:
         key.encode()
     except UnicodeEncodeError:
@@ -90,10 +98,11 @@ def upload_file(
                 metadata["kelpie-size"] = str(os.lseek(source, 0, os.SEEK_END))
                 body = packed.fileno()
             size = os.fstat(body).st_size
+            outgoing = _Outgoing(bucket, key, metadata, body, size, before, verify)
             if size <= context.settings.part_size:
-                etag = _put(context, body, size, bucket, key, metadata, verify)
+                etag = _put(context, outgoing)
             else:
-                etag = yield from _multipart(context, body, size, bucket, key, metadata, verify)
+                etag = yield from _multipart(context, outgoing)
             after = (
                 Snapshot.of(os.fstat(source))
                 if context.settings.changed_during_upload == "ignore"
@@ -116,62 +125,84 @@ def _compress(context: JobContext, source: int, packed: IO[bytes]) -> Generator[
     packed.flush()
 
 
-def _put(
-    context: JobContext,
-    body: int,
-    size: int,
-    bucket: str,
-    key: str,
-    metadata: dict[str, str],
-    verify: Callable[[], None],
-) -> str:
-    data = _read(body, 0, size)
-    verify()
-    metadata["kelpie-crc32"] = f"{zlib.crc32(data):08x}"
-    return context.store.put(bucket, key, data, metadata)
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """What is sent, and where to."""
+
+    bucket: str
+    key: str
+    metadata: dict[str, str]
+    body: int  # the descriptor that is read
+    size: int  # bytes of the body
+    source: Snapshot
+    verify: Callable[[], None]  # SourceChanged when the file is no longer the version of `source`
 
 
-def _multipart(
-    context: JobContext,
-    body: int,
-    size: int,
-    bucket: str,
-    key: str,
-    metadata: dict[str, str],
-    verify: Callable[[], None],
-) -> Generator[Batch, list[Any], str]:
+def _put(context: JobContext, out: _Outgoing) -> str:
+    data = _piece(context, out, 0, out.size)
+    out.metadata["kelpie-crc32"] = f"{crc32_of(data):08x}"
+    out.verify()
+    return context.fence.write(
+        out.bucket,
+        out.key,
+        size=out.size,
+        metadata=out.metadata,
+        send=partial(context.store.put, out.bucket, out.key, data, out.metadata),
+        repeatable=True,
+    )
+
+
+def _multipart(context: JobContext, out: _Outgoing) -> Generator[Batch, list[Any], str]:
     part_size = context.settings.part_size
-    while size > part_size * MAX_PARTS:
+    while out.size > part_size * MAX_PARTS:
         part_size += MiB
-    metadata["kelpie-part-size"] = str(part_size)
-    context.gate.confirm()
-    upload_id = context.store.create(bucket, key, metadata)
+    out.metadata["kelpie-part-size"] = str(part_size)
+    for _ in range(MAX_RESTARTS):
+        try:
+            return (yield from _send_parts(context, out, part_size))
+        except UploadGone as error:
+            log.info("an upload is begun again", bucket=out.bucket, key=out.key, error=str(error))
+    raise SyncError(f"upload s3://{out.bucket}/{out.key}: the storage lost the upload {MAX_RESTARTS} times")
 
-    def send(number: int) -> Part:
+
+def _send_parts(context: JobContext, out: _Outgoing, part_size: int) -> Generator[Batch, list[Any], str]:
+    context.gate.confirm()
+    upload = context.uploads.open(out.bucket, out.key, out.source, out.metadata)
+
+    def send(number: int) -> None:
+        out.verify()  # what has changed already need not be sent to its end
         start = (number - 1) * part_size
-        data = _read(body, start, min(part_size, size - start))
-        return context.store.part(bucket, key, upload_id, number, data)
+        data = _piece(context, out, start, min(part_size, out.size - start))
+        upload.done[number] = context.store.part(out.bucket, out.key, upload.upload_id, number, data)
+
+    def complete(condition: Condition | None) -> str:
+        return context.store.complete(
+            out.bucket,
+            out.key,
+            upload.upload_id,
+            list(upload.done.values()),
+            size=out.size,
+            metadata=out.metadata,
+            condition=condition,
+        )
 
     try:
-        count = -(-size // part_size)
-        calls = [partial(send, number) for number in range(1, count + 1)]
-        parts = yield Batch(calls, context.settings.parts_per_file)
-        verify()
-        return context.store.complete(bucket, key, upload_id, parts, size=size, metadata=metadata)
-    except BaseException:
-        try:
-            context.store.abort(bucket, key, upload_id)
-        except KelpieError as error:  # what ended the upload matters more
-            log.warning("a multipart upload could not be aborted", bucket=bucket, key=key, error=str(error))
+        numbers = range(1, -(-out.size // part_size) + 1)
+        missing = [partial(send, number) for number in numbers if number not in upload.done]
+        yield Batch(missing, context.settings.parts_per_file)
+        out.verify()
+        etag = context.fence.write(out.bucket, out.key, size=out.size, metadata=out.metadata, send=complete)
+    except BaseException as error:
+        # What is packed is another file at the next try; an upload that is gone is only forgotten.
+        lasting = isinstance(error, UploadGone) or not isinstance(error, SyncError)
+        (context.uploads.abort if lasting or context.compression else context.uploads.keep)(upload)
         raise
+    context.uploads.completed(upload)
+    return etag
 
 
-def _read(descriptor: int, start: int, length: int) -> bytes:
-    """Exactly so many bytes; SourceChanged when the file has become shorter."""
-    data = os.pread(descriptor, length, start)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
-            raise SourceChanged("the file became shorter while it was uploaded")
-        data += more
-    return data
+def _piece(context: JobContext, out: _Outgoing, start: int, length: int) -> bytes | Slice:
+    """What is sent: read on the way, or at once where it need not stay as its checksum found it."""
+    piece = Slice(out.body, start, length, out.verify)
+    at_once = context.settings.changed_during_upload == "ignore" or length <= SMALL
+    return b"".join(map(bytes, piece.blocks())) if at_once else piece

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 from enum import Enum
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # how the kernel writes blanks and backslashes in its list of mounts
 
 
 class Writers(Enum):
@@ -33,14 +36,14 @@ def writers_of(descriptor: int) -> Writers:
     return Writers.NONE
 
 
-def is_network_mount(path: str) -> bool:
+def is_network_mount(path: str, mounts_file: str = "/proc/self/mountinfo") -> bool:
     """Whether the folder is on a file system where inotify misses changes made elsewhere."""
     best, kind = "", ""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:  # noqa: PTH123  (no path of ours)
+        with open(mounts_file, encoding="utf-8", errors="surrogateescape") as mounts:  # noqa: PTH123  (no path of ours)
             for line in mounts:
                 fields, _, rest = line.partition(" - ")
-                place = fields.split()[4].encode().decode("unicode_escape", errors="replace")
+                place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
                 inside = place == "/" or path == place or path.startswith(place + os.sep)
                 if inside and len(place) >= len(best):
                     best, kind = place, rest.split()[0]

@@ -7,21 +7,19 @@
 --   2…  jobs    of each: id, priority, spec, options: JSON of what differs from the defaults of
 --               max_failures, lease_ms, due, retry_backoff_ms, max_runtime_ms, and labels as [name=value]
 -- Returns
---   of each job in order: its time of creation in ms, and 1 if it existed before, else 0
+--   of each job in order: its time of creation in ms, or 0 if it existed before
 
 -- Of a whole batch in one call: a call, and each of its values, costs more than what it does.
 local job_keys, specs, pending, waiting, answer = {}, {}, {}, {}, {}
 for i = 2, #ARGV, 4 do job_keys[#job_keys + 1] = job_key(ARGV[i]) end
-local some_known = redis.call('EXISTS', unpack(job_keys)) > 0
+local some_exist = redis.call('EXISTS', unpack(job_keys)) > 0
 local last = redis.call('HMGET', META, 'sequence', 'order')
 local sequence, last_order = tonumber(last[1] or '0'), tonumber(last[2] or '0')
 local new = {status = 'pending', attempt = 0, f = {}} -- the job, as far as its event tells it
 for i = 2, #ARGV, 4 do
   local id, priority, spec, options = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-  local known = some_known and redis.call('HGET', job_key(id), 'order')
-  if known then
-    answer[#answer + 1] = math.floor(tonumber(known) / 1000)
-    answer[#answer + 1] = 1
+  if some_exist and redis.call('EXISTS', job_key(id)) == 1 then
+    answer[#answer + 1] = 0
   else
     sequence = sequence + 1
     -- Strictly increasing, so that lists show the jobs of a batch in their order.
@@ -48,7 +46,6 @@ for i = 2, #ARGV, 4 do
     new.id = id
     tell(new, 'submitted')
     answer[#answer + 1] = math.floor(last_order / 1000)
-    answer[#answer + 1] = 0
   end
 end
 if #pending > 0 then
