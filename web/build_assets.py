@@ -40,7 +40,6 @@ ICONS = (
     "circle-pause",
     "circle-play",
     "circle-slash",
-    "circle-x",
     "clipboard-list",
     "clock",
     "contrast",

@@ -42,7 +42,7 @@ class Eta:
 def groups() -> Response:
     """All queues."""
     store = services().store
-    figures = store.metrics.queues(owner())
+    figures = store.metrics.queues(owner(), uploads=False)
     counted: Counter[int] = Counter(
         node.queue.number for node in store.nodes(owner()) if node.state != "silent"
     )
@@ -142,7 +142,7 @@ def _queue(number: int) -> Queue:
 
 
 def _figures(queue: Queue) -> QueueFigures:
-    for one in services().store.metrics.queues(queue.user_id):
+    for one in services().store.metrics.queues(queue.user_id, uploads=False):
         if one.queue.number == queue.number:
             return one
     raise NotFoundError("There is no such group.")

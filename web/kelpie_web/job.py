@@ -53,6 +53,7 @@ def job(job_id: str) -> Response:
             wire | {"attempts": [one.to_wire() for one in attempts]}, indent=2, ensure_ascii=False
         ),
         attempts=attempts,
+        uploads=store.upload_backlog(job_id, user_id=owner()) if found.held else None,
         timeline=timeline(attempts, created=found.created, now=wall_ms()),
         deliveries=deliveries,
         is_own=is_own,

@@ -31,7 +31,7 @@ def jobs() -> Response:
         problem = str(error)
     store = services().store
     found = store.search(owner(), chosen, cursor=asked.cursor, size=PAGE_SIZE, ascending=asked.asc)
-    figures = store.metrics.queues(owner())
+    figures = store.metrics.queues(owner(), uploads=False)
     return page(
         "jobs.html",
         jobs=found.jobs,

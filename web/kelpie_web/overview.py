@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import Response, url_for
 
 from kelpie.http.context import services
-from kelpie.job import JobStatus
+from kelpie.job import JobStatus, UploadBacklog
 from kelpie.store import Filter, Node, NodeState
 from kelpie.store.metrics import QueueFigures
 from kelpie_web.ui import owner, page, ui
@@ -40,8 +40,19 @@ def overview() -> Response:
         banned=sum(1 for node in nodes if node.bans),
         figures=sorted(figures, key=lambda one: (-one.live, one.queue.number))[:SHOWN_QUEUES],
         hidden=max(0, len(figures) - SHOWN_QUEUES),
+        uploads=_uploads(figures),
         worries=_worries(figures, nodes),
         is_new=not figures,
+    )
+
+
+def _uploads(figures: list[QueueFigures]) -> UploadBacklog:
+    """What waits for its upload on all nodes, and the age of the oldest change."""
+    ages = [one.uploads.oldest_s for one in figures if one.uploads.oldest_s is not None]
+    return UploadBacklog(
+        sum(one.upload_files for one in figures),
+        sum(one.upload_bytes for one in figures),
+        max(ages, default=None),
     )
 
 

@@ -43,6 +43,7 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_app_template_filter(ago, "ago")
     blueprint.add_app_template_filter(lasted, "lasted")
     blueprint.add_app_template_filter(count, "count")
+    blueprint.add_app_template_filter(size, "size")
     blueprint.add_app_template_filter(badge, "badge")
     blueprint.add_app_template_global(icon, "icon")
     blueprint.add_app_template_global(asset, "asset")
@@ -81,6 +82,15 @@ def lasted(ms: float | None) -> str:
 def count(number: int) -> str:
     """A count with its thousands apart."""
     return f"{number:,}"
+
+
+def size(number: float) -> str:
+    """So many bytes, in the unit that fits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"
 
 
 def badge(state: Any) -> Markup:

@@ -75,7 +75,8 @@ def guard() -> BaseResponse | None:
         check_origin()
         if not hmac.compare_digest(form().get("csrf", "").encode(), csrf().encode()):
             raise ForbiddenError("This form is not one of your session; open the page again and repeat it.")
-        require(Scope.SUBMIT)
+        if request.endpoint != "ui.logout":
+            require(Scope.SUBMIT)
     return None
 
 

@@ -62,8 +62,10 @@ class Audit:
             writing = self._client.pipeline(transaction=False)
             for deed in deeds:
                 fields: Any = {"deed": json.dumps(_wire(deed), separators=(",", ":"))}
-                writing.xadd(keys.AUDIT, fields, maxlen=MAX_ENTRIES)
-                writing.xadd(keys.audit_of(deed.user_id), fields, maxlen=MAX_ENTRIES_OF_USER)
+                writing.xadd(keys.AUDIT, fields, maxlen=MAX_ENTRIES, approximate=False)
+                writing.xadd(
+                    keys.audit_of(deed.user_id), fields, maxlen=MAX_ENTRIES_OF_USER, approximate=False
+                )
             writing.execute()
 
     def page(

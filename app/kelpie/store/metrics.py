@@ -101,8 +101,11 @@ class Metrics:
         self._registry = registry
         self._clock = clock
 
-    def queues(self, user_id: str | None = None) -> list[QueueFigures]:
-        """The figures of a user's queues (None: of all), by number; chunks are of different moments."""
+    def queues(self, user_id: str | None = None, *, uploads: bool = True) -> list[QueueFigures]:
+        """The figures of a user's queues (None: of all), by number; chunks are of different moments.
+
+        ``uploads``: False leaves out what waits for its upload, which costs a look at every leased job.
+        """
         places = self._registry.all(user_id)
         found: list[QueueFigures] = []
         with translated():
@@ -116,7 +119,7 @@ class Metrics:
                 size = len(answers) // len(chunk)
                 for number, place in enumerate(chunk):
                     figures = _figures(place, answers[number * size : (number + 1) * size], now_s)
-                    if figures.leased:
+                    if uploads and figures.leased:
                         figures = replace(figures, uploads=of_queue(self._client, place))
                     found.append(figures)
         return found

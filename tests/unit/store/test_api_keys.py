@@ -75,10 +75,11 @@ def test_neither_a_key_nor_the_digest_of_one_follows_from_its_id(users: Users, u
 @pytest.mark.parametrize(
     ("scopes", "may"),
     [
-        (None, {Scope.SUBMIT, Scope.WORK}),
-        ([Scope.SUBMIT], {Scope.SUBMIT}),
+        (None, {Scope.SUBMIT, Scope.READ, Scope.WORK}),
+        ([Scope.SUBMIT], {Scope.SUBMIT, Scope.READ}),
+        ([Scope.READ], {Scope.READ}),
         ([Scope.WORK], {Scope.WORK}),
-        ([Scope.WORK, Scope.SUBMIT, Scope.WORK], {Scope.SUBMIT, Scope.WORK}),
+        ([Scope.WORK, Scope.SUBMIT, Scope.WORK], {Scope.SUBMIT, Scope.READ, Scope.WORK}),
     ],
 )
 def test_a_key_may_do_what_its_scopes_say(users: Users, user_id: str, scopes: Any, may: set[Scope]) -> None:
