@@ -12,13 +12,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._objects: dict[tuple[str, str], set[tuple[int, str]]] = {}
+        # tuples, because there may be very many: a set takes as much as everything else of an object
+        self._objects: dict[tuple[str, str], tuple[tuple[int, str], ...]] = {}
 
     def record(self, uploaded: Uploaded) -> None:
         """The object is durable. Of two entries that share a key, either version is right."""
         with self._lock:
-            versions = self._objects.setdefault((uploaded.bucket, uploaded.key), set())
-            versions.add((uploaded.size, uploaded.etag))
+            versions = self._objects.get((uploaded.bucket, uploaded.key), ())
+            version = (uploaded.size, uploaded.etag)
+            if version not in versions:
+                self._objects[uploaded.bucket, uploaded.key] = (*versions, version)
 
     def forget(self, bucket: str, key: str) -> None:
         """The object was deleted, as its file was."""

@@ -81,11 +81,13 @@ class Mirror:
 
     def touch(self, name: str, *, closed: bool = False) -> None:
         """Something may have happened to the file; ``closed``: somebody has just closed it after writing."""
+        if not self._selects(name):
+            return
         try:
             size = os.stat(f"{self.root}/{name}", follow_symlinks=False).st_size  # noqa: PTH116  (once per event)
         except OSError:
             size = 0  # it is gone, or the look will tell
-        self._touch(name, closed=closed, size=size)
+        self.tracker.touch(name, time.monotonic(), closed=closed, size=size)
 
     def scan(self, below: str = "") -> None:
         """Find every change in the folder, or in one folder of it, by looking."""
@@ -93,11 +95,11 @@ class Mirror:
         folders: set[str] = set()
         for name, snapshot in self.tree.files(below, folders=folders):
             seen.add(name)
-            if self.tracker.known(name) != snapshot:
-                self._touch(name, size=snapshot.size)
+            if self.tracker.known(name) != snapshot and self._selects(name):
+                self.tracker.touch(name, time.monotonic(), size=snapshot.size)
         for name in self.tracker.known_names(below):
-            if name not in seen:
-                self._touch(name)
+            if name not in seen and self._selects(name):
+                self.tracker.touch(name, time.monotonic())
         if not below:
             self.folders = folders
 
@@ -118,9 +120,8 @@ class Mirror:
 
     # ---- one name
 
-    def _touch(self, name: str, *, closed: bool = False, size: int = 0) -> None:
-        if self._pattern is None or self._pattern.search(name) is not None:
-            self.tracker.touch(name, time.monotonic(), closed=closed, size=size)
+    def _selects(self, name: str) -> bool:
+        return self._pattern is None or self._pattern.search(name) is not None
 
     def _look(self, name: str, change: Change) -> None:
         try:

@@ -80,8 +80,12 @@ class Tree:
             return
         if not below and (start.is_symlink() or not start.is_dir()):
             return
+        folders_above = (self.root, *start.parents[: below.count("/")]) if below else ()
+        outer = frozenset(map(os.path.realpath, folders_above))
+        if os.path.realpath(start) in outer:  # a symlink to a folder above
+            return
         pending: list[tuple[str, str, frozenset[str]]] = [
-            (below, str(start), frozenset({os.path.realpath(start)}))
+            (below, str(start), outer | {os.path.realpath(start)})
         ]
         while pending:
             relative, place, above = pending.pop()
