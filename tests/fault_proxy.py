@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ class Request:
 
     method: str
     path: str  # with the query
-    headers: dict[str, str]  # a rule may change what is forwarded
+    headers: Message  # whatever the case of their names
     size: int
 
 
@@ -104,7 +105,7 @@ class FaultProxy:
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         length = int(handler.headers.get("Content-Length") or 0)
-        request = Request(handler.command, handler.path, dict(handler.headers.items()), length)
+        request = Request(handler.command, handler.path, handler.headers, length)
         self.requests.append(request)
         action = self.early(request)
         if action == RESET_MID and length:
@@ -140,7 +141,7 @@ class FaultProxy:
     def _forward(self, request: Request, body: bytes) -> tuple[int, dict[str, str], bytes]:
         backend = http.client.HTTPConnection(self._backend.hostname or "", self._backend.port, timeout=60)
         try:
-            backend.request(request.method, request.path, body, request.headers)
+            backend.request(request.method, request.path, body, dict(request.headers.items()))
             answer = backend.getresponse()
             data = answer.read()
             headers = {

@@ -75,7 +75,7 @@ def test_a_job_whose_storage_refuses_fails_with_the_reason_and_no_secret(
 ) -> None:
     def rule(request: Request) -> object:
         # a storage that repeats, in its answer, what it was sent
-        return error(403, f"AccessDenied {request.headers['Authorization']}") if is_put(request) else None
+        return error(403, f"AccessDenied {request.headers['authorization']}") if is_put(request) else None
 
     proxy.rule = rule  # type: ignore[assignment]
     script = "mkdir -p out; echo result > out/x"
