@@ -6,6 +6,7 @@ import structlog
 
 from kelpie import logs
 from kelpie.errors import StartupError
+from kelpie_worker import orphans
 from kelpie_worker.exit_codes import BAD_SETTINGS
 from kelpie_worker.http_queue import HttpQueue
 from kelpie_worker.imds import MetadataService
@@ -28,6 +29,7 @@ def run(settings: Settings) -> int:
     logs.configure(settings.log_level)
     stop = Stop()
     stop.listen()
+    orphans.adopt()
     log = _log.bind(node=settings.machine_id)
     try:
         queue: JobQueue = RedisQueue(settings) if settings.direct else HttpQueue(settings)
