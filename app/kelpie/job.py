@@ -260,6 +260,23 @@ class JobSpec:
         )
 
 
+MAX_STDERR_LINES = 50
+MAX_STDERR_CHARS = 8192
+"""Of what a command said last on stderr, kept with its attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnd:
+    """What is known of the end of a command that failed, beyond its exit code."""
+
+    signal: int | None = None  # that killed it; the exit code is then 128 more
+    out_of_memory: bool = False  # the kernel killed it, or a process of it, for lack of memory
+    stderr_tail: str | None = None  # the last lines that it wrote to stderr
+
+
+NOTHING_KNOWN = CommandEnd()
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One lease from grant to end. ``end`` and ``outcome`` are None while it lasts."""
@@ -272,6 +289,7 @@ class Attempt:
     exit_code: int | None = None
     reason: str | None = None
     last_heartbeat: int | None = None
+    command_end: CommandEnd = NOTHING_KNOWN
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON form, times as ISO-8601."""
@@ -284,6 +302,9 @@ class Attempt:
             "exit_code": self.exit_code,
             "reason": self.reason,
             "last_heartbeat": iso(self.last_heartbeat),
+            "signal": self.command_end.signal,
+            "out_of_memory": self.command_end.out_of_memory,
+            "stderr_tail": self.command_end.stderr_tail,
         }
 
 

@@ -22,20 +22,25 @@ from typing import Protocol
 import structlog
 
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
-from kelpie.job import FinishReply, Outcome
+from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.output import Output, pass_on
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
 from kelpie_worker.queue import JobQueue
 from kelpie_worker.settings import Settings
 from kelpie_worker.state import StateFile
-from kelpie_worker.stop import Stop
+from kelpie_worker.stop import STOP_SIGNALS, Stop
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 
 _REPORT_RETRY_S = (0.2, 5.0)
 """First and longest pause between tries to send a report, in seconds."""
+
+_STOP_HEARD_S = 0.5
+_OUTPUT_TIMEOUT_S = 5.0
+"""How long a pipe is read that something keeps open though all of the command was killed."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -93,6 +98,7 @@ class Attempt:
         )  # the command has exited, the lease is lost, or a stop was asked for
         self._sync: JobSync | None = None
         self._exit: Exit | None = None
+        self._stderr_tail: str | None = None
         self._heartbeat = Heartbeat(
             queue, job, self._log, on_lost=self._lose, on_unreachable=self._lose_sight
         )
@@ -176,17 +182,22 @@ class Attempt:
 
     def _run_command(self) -> bool:
         """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
+        output = Output(pass_on)
         try:
             command = Command(
                 [self.job.command, *self.job.arguments],
                 command_environment(self.job, self._settings, os.environ),
                 on_exit=self._changed.set,
+                stdout=output.stdout,
+                stderr=output.stderr,
             )
         except CommandNotStartedError as error:
             self._log.warning("command did not start", error=str(error))
             self._exit = error.exit
             self._file.command_exited(self.job.id, self._exit.code)
             return False
+        finally:
+            output.started()
         self._log.info("command started", pid=command.pid)
         while not (command.exited.is_set() or self._lost or self._stop.requested.is_set()):
             self._changed.wait()
@@ -194,6 +205,12 @@ class Attempt:
         grace_s = 0.0 if self._stop.at_once.is_set() else self._settings.grace_s
         told = command.end(grace_s, hurry=self._stop.at_once)
         self._exit = command.reap()
+        output.finish(_OUTPUT_TIMEOUT_S)
+        self._stderr_tail = output.stderr_tail
+        if self._exit.signal in STOP_SIGNALS and not told:
+            # a supervisor that stops a node may signal all of its processes, and the command is the first to
+            # end of it: this worker hears of it now
+            told = self._stop.requested.wait(_STOP_HEARD_S)
         self._log.info("command ended", exit_code=self._exit.code, reason=self._exit.reason, told_to_end=told)
         self._file.command_exited(self.job.id, self._exit.code)
         return told
@@ -212,7 +229,10 @@ class Attempt:
     def _fail(self, outcome: Outcome, reason: str) -> None:
         self._enter(State.REPORTING)
         code = None if self._exit is None else self._exit.code
-        reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason))
+        end = NOTHING_KNOWN
+        if self._exit is not None and outcome is Outcome.APP_FAILED:
+            end = CommandEnd(self._exit.signal, self._exit.out_of_memory, self._stderr_tail)
+        reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason, end))
         if reply is None:
             raise _AbandonedError
         self.node_bans = reply.node_bans

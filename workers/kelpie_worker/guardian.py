@@ -114,11 +114,10 @@ class Guardian:
                 self._obey(os.read(sys.stdin.fileno(), 16))
             self._collect()
             if self._killing:
-                left = kill_below(os.getpid())
-                self._collect()
-                if left:
+                if left := kill_below(os.getpid()):
                     self._tell(left=left)
                 break
+        self._collect()  # what ended since the last look
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._command, os.WNOHANG)
 

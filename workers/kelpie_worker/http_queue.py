@@ -21,7 +21,17 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kelpie.job import REALLOCATE_AT_BANS, FinishReply, HeartbeatReply, JobStatus, Outcome, from_iso
+from kelpie.job import (
+    MAX_STDERR_CHARS,
+    NOTHING_KNOWN,
+    REALLOCATE_AT_BANS,
+    CommandEnd,
+    FinishReply,
+    HeartbeatReply,
+    JobStatus,
+    Outcome,
+    from_iso,
+)
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -88,7 +98,12 @@ class HttpQueue:
         return _finish_reply(self._report(job, "completed", {}), JobStatus.COMPLETED, 0)
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         """See JobQueue."""
         body: Json = {"outcome": outcome.value}
@@ -96,6 +111,12 @@ class HttpQueue:
             body["exit_code"] = exit_code
         if reason is not None:
             body["reason"] = reason[:MAX_REASON_LENGTH]
+        if end.signal is not None:
+            body["signal"] = end.signal
+        if end.out_of_memory:
+            body["out_of_memory"] = True
+        if end.stderr_tail:
+            body["stderr_tail"] = end.stderr_tail[-MAX_STDERR_CHARS:]
         answer = self._report(job, "failed", body)
         self._failed_here.add(job.id)
         # a server of Kelpie 0.5 to 0.7 does not tell: then this worker's own count is the best there is

@@ -11,6 +11,7 @@ from kelpie_worker.exit_codes import BAD_SETTINGS
 from kelpie_worker.http_queue import HttpQueue
 from kelpie_worker.imds import MetadataService
 from kelpie_worker.loop import Worker
+from kelpie_worker.output import LogStream
 from kelpie_worker.queue import JobQueue
 from kelpie_worker.redis_queue import RedisQueue
 from kelpie_worker.settings import Settings
@@ -26,7 +27,7 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 def run(settings: Settings) -> int:
     """Run a worker in the main thread until it is stopped or replaced; one of ``exit_codes``."""
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, LogStream())
     stop = Stop()
     stop.listen()
     orphans.adopt()

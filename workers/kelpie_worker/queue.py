@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kelpie.job import FinishReply, HeartbeatReply, Outcome
+from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, Outcome
 from kelpie_worker.leased import LeasedJob
 
 MAX_REASON_LENGTH = 2000
@@ -32,7 +32,12 @@ class JobQueue(Protocol):
         """Report that the command exited 0 and that all data is durable. LeaseLostError, NotFoundError."""
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         """Report ``app_failed`` or ``sync_failed``. LeaseLostError, NotFoundError."""
 

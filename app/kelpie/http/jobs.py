@@ -13,7 +13,7 @@ from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, UnbanBody
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 from kelpie.job import Job
-from kelpie.secrets import masked_job
+from kelpie.secrets import masked_job, masked_output
 
 Answer = Any  # whatever Flask makes a response of
 
@@ -70,9 +70,15 @@ def listing(query: JobsQuery) -> Answer:
 def get(job_id: str, query: JobQuery) -> Answer:
     """One job; with `expand=attempts` also every attempt at it, oldest first."""
     store = services().store
-    wire = _shown(store.get(job_id, user_id=scope()))
+    job = store.get(job_id, user_id=scope())
+    wire = _shown(job)
     if query.expand == "attempts":
-        wire["attempts"] = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
+        attempts = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
+        for attempt in attempts if job.user_id != principal().user_id else ():
+            for name in ("reason", "stderr_tail"):
+                if attempt[name] is not None:
+                    attempt[name] = masked_output(attempt[name], job.spec.environment)
+        wire["attempts"] = attempts
     return wire
 
 

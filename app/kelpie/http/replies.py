@@ -73,6 +73,11 @@ class AttemptReply(Reply):
     exit_code: int | None
     reason: str | None
     last_heartbeat: Time | None
+    signal: Annotated[int | None, Field(description="That killed the command.")]
+    out_of_memory: Annotated[bool, Field(description="The kernel killed the command for lack of memory.")]
+    stderr_tail: Annotated[
+        str | None, Field(description="The last lines that the command wrote to stderr; may be masked.")
+    ]
 
 
 class JobReply(Reply):

@@ -85,6 +85,7 @@ def failed(job_id: str, json: FailureBody) -> Answer:
         json.kind,
         exit_code=json.exit_code,
         reason=json.reason,
+        end=json.end,
         user_id=scope(),
     )
     return {

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kelpie.http.models import Body, GroupId, MachineId, Query
-from kelpie.job import Outcome
+from kelpie.job import MAX_STDERR_CHARS, CommandEnd, Outcome
 
 
 class WorkQuery(Query):
@@ -56,8 +56,23 @@ class FailureBody(ReportBody):
     exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
     reason: Annotated[str, Field(max_length=2000)] | None = None
     outcome: Literal["app_failed", "sync_failed"] | None = None
+    signal: Annotated[int, Field(ge=1, le=64, description="That killed the command.")] | None = None
+    out_of_memory: Annotated[bool, Field(description="The kernel killed it for lack of memory.")] | None = (
+        None
+    )
+    stderr_tail: (
+        Annotated[
+            str, Field(max_length=MAX_STDERR_CHARS, description="The last lines that it wrote to stderr.")
+        ]
+        | None
+    ) = None
 
     @property
     def kind(self) -> Outcome:
         """The outcome that is reported."""
         return Outcome(self.outcome or Outcome.APP_FAILED)
+
+    @property
+    def end(self) -> CommandEnd:
+        """What is known of the command's end."""
+        return CommandEnd(self.signal, bool(self.out_of_memory), self.stderr_tail)

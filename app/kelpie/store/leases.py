@@ -6,8 +6,19 @@ import hashlib
 import secrets
 
 from kelpie.errors import InvalidInputError, LeaseLostError
-from kelpie.job import REPORTABLE, FinishReply, HeartbeatReply, Holder, JobStatus, Lease, Outcome
+from kelpie.job import (
+    NOTHING_KNOWN,
+    REPORTABLE,
+    CommandEnd,
+    FinishReply,
+    HeartbeatReply,
+    Holder,
+    JobStatus,
+    Lease,
+    Outcome,
+)
 from kelpie.store.access import Access, job_of
+from kelpie.store.codec import encode_reason
 from kelpie.store.connection import translated
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
@@ -17,7 +28,6 @@ REAP_LIMIT = 50
 """Expired leases that one call of reap puts back, at most."""
 
 REAP_LIMIT_IN_LEASE = 16
-MAX_REASON_CHARS = 2000
 MAX_REQUEST_ID_CHARS = 256
 MAX_EXIT_CODE = 2**31
 
@@ -66,6 +76,7 @@ class Leases(Access):
         *,
         exit_code: int | None = None,
         reason: str | None = None,
+        end: CommandEnd = NOTHING_KNOWN,
         user_id: str | None = None,
     ) -> FinishReply:
         """Takes the report of how an attempt ended; the same report again has no effect and the same answer.
@@ -85,7 +96,7 @@ class Leases(Access):
                 **_credentials(holder),
                 outcome=str(outcome),
                 exit_code="" if exit_code is None else exit_code,
-                reason=_text(reason),
+                reason=encode_reason(reason, end),
                 by_hand=secrets.token_hex(8) if holder.may_report_unheld else "",
             )
         except LeaseLostError as error:
@@ -130,7 +141,3 @@ def _proof(lease: str) -> str:
     """What a script compares a lease by: its fencing token, and the digest of its secret."""
     fence, _, secret = lease.partition(".")
     return f"{fence if fence.isascii() and fence.isdecimal() else ''}.{_digest(secret)}"
-
-
-def _text(reason: str | None) -> str:
-    return (reason or "")[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kelpie.job import FinishReply, HeartbeatReply, JobStatus, Outcome
+from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, JobStatus, Outcome
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
@@ -45,6 +45,7 @@ class MemoryQueue:
 
     jobs: list[LeasedJob] = field(default_factory=list)
     reports: list[tuple[Any, ...]] = field(default_factory=list)
+    ends: list[CommandEnd] = field(default_factory=list)  # of the commands that failed
     errors: dict[str, list[Exception]] = field(
         default_factory=dict
     )  # each call raises the first and drops it
@@ -82,9 +83,15 @@ class MemoryQueue:
         return FinishReply(JobStatus.COMPLETED, 0, 0)
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         self._meet("failed")
+        self.ends.append(end)
         self.reports.append((outcome.value, job.id, exit_code, reason))
         return FinishReply(JobStatus.RUNNING, 1, self.node_bans)
 

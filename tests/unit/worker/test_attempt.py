@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
-from kelpie.job import JobStatus
+from kelpie.job import CommandEnd, JobStatus
 from kelpie_worker.attempt import Attempt, State
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
@@ -116,6 +116,28 @@ def test_a_bad_end_of_the_command_is_an_app_failure_after_what_changed_is_stored
     assert case.sync.calls == ["download", "watch", "drain", "clean"]
     assert case.attempt.node_bans == 1
     assert [(job["status"], job["exitCode"]) for job in case.jobs()] == [("failed", code)]
+
+
+def test_how_the_command_failed_is_reported_with_its_last_words(case: Case) -> None:
+    case.run("seq 60 >&2; echo out; kill -11 $$")
+    (end,) = case.queue.ends
+    assert end.signal == 11
+    assert end.out_of_memory is False
+    assert end.stderr_tail == "\n".join(map(str, range(11, 61)))
+
+
+def test_data_that_cannot_be_stored_is_no_end_of_the_command(case: Case) -> None:
+    case.engine.fails = {"drain"}
+    case.run("echo done >&2")
+    assert case.queue.ends == [CommandEnd()]
+
+
+def test_a_signal_to_every_process_of_the_node_is_a_stop_and_no_failure(case: Case) -> None:
+    case.begin("touch up; kill -TERM $$; sleep 60")
+    case.wait_up()
+    case.stop.request()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
 
 
 def test_a_missing_command_is_an_app_failure(case: Case) -> None:

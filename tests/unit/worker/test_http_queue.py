@@ -15,7 +15,7 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kelpie.job import JobStatus, Outcome
+from kelpie.job import CommandEnd, JobStatus, Outcome
 from kelpie_worker.http_queue import HttpQueue
 from tests.unit.worker.conftest import ScriptedServer
 from tests.unit.worker.doubles import settings, shell_job
@@ -124,6 +124,7 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
     queue.completed(job)
     queue.released(job)
     assert queue.failed(job, Outcome.SYNC_FAILED, 3, "x" * 5000).node_bans == 5
+    queue.failed(job, Outcome.APP_FAILED, 137, None, CommandEnd(9, True, "y" * 9000 + "end"))
     sent = [(request.method, request.path, request.body) for request in server.requests]
     assert sent == [
         ("POST", "/jobs/job-1/heartbeat", who),
@@ -133,6 +134,13 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
             "POST",
             "/jobs/job-1/failed",
             who | {"outcome": "sync_failed", "exit_code": 3, "reason": "x" * 2000},
+        ),
+        (
+            "POST",
+            "/jobs/job-1/failed",
+            who
+            | {"outcome": "app_failed", "exit_code": 137, "signal": 9, "out_of_memory": True}
+            | {"stderr_tail": "y" * 8189 + "end"},
         ),
     ]
 
