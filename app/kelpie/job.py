@@ -308,6 +308,43 @@ class Attempt:
         }
 
 
+class LogStream(StrEnum):
+    """Where a line of a job's log comes from."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    KELPIE = "kelpie"  # the worker: what it says about the other two
+
+
+MAX_LOG_LINE_CHARS = 8192
+"""Longer lines are told in pieces."""
+MAX_LOG_BATCH_LINES = 1000
+MAX_LOG_BATCH_CHARS = 256 * 1024
+"""Of the lines that a node sends at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line that a job's command printed."""
+
+    stream: LogStream
+    time: int  # ms, when its node read it
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """Lines that follow one another, numbered within their attempt."""
+
+    first: int  # number of the first of them, from 1
+    lines: tuple[LogLine, ...]
+
+    @property
+    def last(self) -> int:
+        """The number of the last line."""
+        return self.first + len(self.lines) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job as it is now: its definition and its small mutable state."""

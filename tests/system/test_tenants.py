@@ -55,6 +55,9 @@ def things(owner: ApiUser, api_server: ApiServer) -> Things:
     running, waiting = owner.submit(body), owner.submit(body)
     (leased,) = owner.ok("GET", f"/work?machine_id={SECRET_WORD}&container_group_id={group}")
     assert leased["id"] == running["id"]
+    lines = [{"stream": "stdout", "time": 1, "text": SECRET_WORD}]
+    node = {"machine_id": SECRET_WORD, "container_group_id": group, "lease": leased["lease"]}
+    owner.ok("POST", f"/jobs/{leased['id']}/logs", json=node | {"first": 1, "lines": lines})
     assert owner.user_id is not None
     ids = {"job_id": running["id"], "waiting_job_id": waiting["id"], "user_id": owner.user_id}
     return Things(group, ids | {"container_group_id": group, "rule_id": group, "key_id": key["id"]})
@@ -81,6 +84,9 @@ def body_for(path: str, things: Things) -> Any:
         "min_replicas": 0,
         "max_replicas": 2,
         "idle_threshold_seconds": 1,
+        "lease": "1.of-nobody",
+        "first": 1,
+        "lines": [{"stream": "stdout", "time": 1, "text": "forged"}],
     }
     if "/{job_id}/" in path:
         body["container_group_id"] = things.group
@@ -90,7 +96,8 @@ def body_for(path: str, things: Things) -> Any:
 def everything_of(owner: ApiUser, things: Things) -> list[Any]:
     jobs = [owner.job(things.ids[name]) for name in ("job_id", "waiting_job_id")]
     unchanging = [{k: v for k, v in job.items() if k != "waiting_for"} for job in jobs]
-    return [unchanging, owner.ok("GET", "/scaling-rules"), owner.ok("GET", "/users/me/keys")["keys"]]
+    log = owner.ok("GET", f"/jobs/{things.ids['job_id']}/logs")["lines"]
+    return [unchanging, log, owner.ok("GET", "/scaling-rules"), owner.ok("GET", "/users/me/keys")["keys"]]
 
 
 def test_no_route_shows_or_changes_anything_of_another_user(

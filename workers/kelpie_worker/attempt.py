@@ -27,6 +27,7 @@ from kelpie_worker.backoff import Backoff
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.log_shipper import LogShipper
 from kelpie_worker.output import Output, pass_on
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
 from kelpie_worker.queue import JobQueue
@@ -37,6 +38,9 @@ from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 
 _REPORT_RETRY_S = (0.2, 5.0)
 """First and longest pause between tries to send a report, in seconds."""
+
+_LOG_TIMEOUT_S = 3.0
+"""How long a report waits for the log to be sent, so that who hears of the end finds the last words."""
 
 _STOP_HEARD_S = 0.5
 _OUTPUT_TIMEOUT_S = 5.0
@@ -99,6 +103,7 @@ class Attempt:
         self._sync: JobSync | None = None
         self._exit: Exit | None = None
         self._stderr_tail: str | None = None
+        self._shipper: LogShipper | None = None
         self._heartbeat = Heartbeat(
             queue, job, self._log, on_lost=self._lose, on_unreachable=self._lose_sight
         )
@@ -173,7 +178,7 @@ class Attempt:
             self._sync.finalize()
         except SyncError as error:
             return self._fail(Outcome.SYNC_FAILED, str(error))
-        self._enter(State.REPORTING)
+        self._begin_report()
         if self._report(lambda: self._queue.completed(self.job)) is None:
             raise _AbandonedError
         self._log.info("job completed")
@@ -182,7 +187,12 @@ class Attempt:
 
     def _run_command(self) -> bool:
         """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
-        output = Output(pass_on)
+        if self._settings.keep_logs:
+            self._shipper = LogShipper(
+                self._queue, self.job, self._log, interval_s=self._settings.log_interval_s
+            )
+            self._shipper.start()
+        output = Output(pass_on, *([] if self._shipper is None else [self._shipper]))
         try:
             command = Command(
                 [self.job.command, *self.job.arguments],
@@ -207,6 +217,8 @@ class Attempt:
         self._exit = command.reap()
         output.finish(_OUTPUT_TIMEOUT_S)
         self._stderr_tail = output.stderr_tail
+        if self._shipper is not None:
+            self._shipper.close()
         if self._exit.signal in STOP_SIGNALS and not told:
             # a supervisor that stops a node may signal all of its processes, and the command is the first to
             # end of it: this worker hears of it now
@@ -219,7 +231,7 @@ class Attempt:
 
     def _release(self) -> None:
         """Hand the job back. Worth telling only while nobody else can have been given it."""
-        self._enter(State.REPORTING)
+        self._begin_report()
         if self._report(lambda: self._queue.released(self.job), while_leased=True) is None:
             raise _AbandonedError
         self._log.info("job released")
@@ -227,7 +239,7 @@ class Attempt:
         self._end(State.DONE)
 
     def _fail(self, outcome: Outcome, reason: str) -> None:
-        self._enter(State.REPORTING)
+        self._begin_report()
         code = None if self._exit is None else self._exit.code
         end = NOTHING_KNOWN
         if self._exit is not None and outcome is Outcome.APP_FAILED:
@@ -251,9 +263,17 @@ class Attempt:
         """No report and no upload: the job is somebody else's, or this worker ends at once."""
         if self._sync is not None:
             self._sync.abandon()
+        if self._shipper is not None:
+            self._shipper.stop()
         self._log.warning("job abandoned", reason=self._lost or "stopped at once", state=self._state.value)
         self._file.job_left(self.job.id)
         self._end(State.ABANDONED)
+
+    def _begin_report(self) -> None:
+        self._enter(State.REPORTING)
+        if self._shipper is not None:
+            self._shipper.close()  # when the command did not start
+            self._shipper.join(_LOG_TIMEOUT_S)
 
     def _end(self, state: State) -> None:
         self._heartbeat.stop()

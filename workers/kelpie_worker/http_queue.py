@@ -29,11 +29,12 @@ from kelpie.job import (
     FinishReply,
     HeartbeatReply,
     JobStatus,
+    LogBatch,
     Outcome,
     from_iso,
 )
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.queue import MAX_REASON_LENGTH
+from kelpie_worker.queue import MAX_REASON_LENGTH, UnknownCallError
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
 
 _MAX_ANSWER_BYTES = 32 << 20
@@ -125,6 +126,11 @@ class HttpQueue:
     def released(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""
         return _finish_reply(self._report(job, "released", {}), JobStatus.RUNNING, 0)
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        """See JobQueue."""
+        lines = [{"stream": line.stream.value, "time": line.time, "text": line.text} for line in batch.lines]
+        self._report(job, "logs", {"first": batch.first, "lines": lines})
 
     def stop_leasing(self) -> None:
         """See JobQueue."""
@@ -263,7 +269,7 @@ def _refusal(what: str, status: int, answer: Any) -> Exception:
     # A proxy on the way answers 404 too, and so does a wrong KELPIE_API_URL: only the API itself can say that
     # a job is gone, or a week's work would be thrown away for a slip in a router.
     if told is None or status not in _UNDERSTOOD or told["error"] == "Route Not Found":
-        return UnavailableError(text)
+        return UnknownCallError(text) if status == 404 else UnavailableError(text)
     if status == 404:
         return NotFoundError(text)
     if status == 409:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, Outcome
+from kelpie.errors import UnavailableError
+from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, LogBatch, Outcome
 from kelpie_worker.leased import LeasedJob
 
 MAX_REASON_LENGTH = 2000
 """Characters of the reason of a failure, at most."""
+
+
+class UnknownCallError(UnavailableError):
+    """This queue is older than the call, or its address is wrong."""
 
 
 class JobQueue(Protocol):
@@ -43,6 +48,12 @@ class JobQueue(Protocol):
 
     def released(self, job: LeasedJob) -> FinishReply:
         """Hand the job back in good order. LeaseLostError, NotFoundError."""
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        """Keep lines that the command printed. LeaseLostError, NotFoundError, UnknownCallError.
+
+        InvalidInputError: these lines will never be kept.
+        """
 
     def stop_leasing(self) -> None:
         """An open poll ends at once, with the job that it was given if any; later polls do not wait."""

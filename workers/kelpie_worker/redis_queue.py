@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from kelpie.errors import ForbiddenError, StartupError, UnauthenticatedError
-from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, Holder, Outcome
+from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, Holder, LogBatch, Outcome
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -92,6 +92,11 @@ class RedisQueue:
     def released(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""
         return self._finish(job, Outcome.RELEASED)
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        """See JobQueue."""
+        store, user_id = self._open()
+        store.append_log(job.id, self._holder(job), batch, user_id=user_id)
 
     def stop_leasing(self) -> None:
         """See JobQueue."""

@@ -362,6 +362,19 @@ class Settings:
         help="The metadata service that replaces or recreates this node.",
         parse=_url("http", "https"),
     )
+    keep_logs: bool = setting(
+        True,
+        "KELPIE_KEEP_LOGS",
+        help="Whether what commands print is sent to the API, which keeps some of it for their owner.",
+        parse=_boolean,
+    )
+    log_interval_s: float = setting(
+        2.0,
+        "KELPIE_LOG_INTERVAL_S",
+        unit="s",
+        help="How often what a command prints is sent.",
+        parse=_seconds(0.1, 3600),
+    )
     hide_storage_credentials: bool = setting(
         False,
         "KELPIE_HIDE_STORAGE_CREDENTIALS",

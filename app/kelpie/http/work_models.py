@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from kelpie.http.models import Body, GroupId, MachineId, Query
-from kelpie.job import MAX_STDERR_CHARS, CommandEnd, Outcome
+from kelpie.job import (
+    MAX_LOG_BATCH_LINES,
+    MAX_LOG_LINE_CHARS,
+    MAX_STDERR_CHARS,
+    CommandEnd,
+    LogBatch,
+    LogLine,
+    LogStream,
+    Outcome,
+)
+from kelpie.store.logs import MAX_LINE_NUMBER
+
+MAX_TIME_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, the last one that has a name."""
 
 
 class WorkQuery(Query):
@@ -76,3 +89,28 @@ class FailureBody(ReportBody):
     def end(self) -> CommandEnd:
         """What is known of the command's end."""
         return CommandEnd(self.signal, bool(self.out_of_memory), self.stderr_tail)
+
+
+class LogLineBody(Body):
+    """A line that a job's command printed."""
+
+    stream: Annotated[LogStream, Strict(False)]  # in JSON it is text
+    time: Annotated[
+        int, Field(ge=0, le=MAX_TIME_MS, description="When the node read it, in ms since 1970 UTC.")
+    ]
+    text: Annotated[str, Field(max_length=MAX_LOG_LINE_CHARS)]
+
+
+class LogBody(ReportBody):
+    """Lines that follow one another. Sent again they change nothing: their numbers tell."""
+
+    lease: Annotated[str, Field(min_length=1, max_length=256, description="The secret of the attempt.")]
+    first: Annotated[
+        int, Field(ge=1, le=MAX_LINE_NUMBER, description="The number of the first line, from 1 per attempt.")
+    ]
+    lines: Annotated[list[LogLineBody], Field(min_length=1, max_length=MAX_LOG_BATCH_LINES)]
+
+    @property
+    def batch(self) -> LogBatch:
+        """As plain data."""
+        return LogBatch(self.first, tuple(LogLine(line.stream, line.time, line.text) for line in self.lines))

@@ -4,6 +4,7 @@ from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
 from kelpie.store.events import PlacedEvent, Position
 from kelpie.store.hub import EventHub, Follower
 from kelpie.store.jobs import Filter, Page
+from kelpie.store.logs import LogPage, LogPlace
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, Scope, User
 from kelpie.store.store import Store
@@ -19,6 +20,8 @@ __all__ = [
     "EventType",
     "Filter",
     "Follower",
+    "LogPage",
+    "LogPlace",
     "Page",
     "PlacedEvent",
     "Poller",

@@ -21,6 +21,8 @@ kelpie:{queue}:node:<node>            zset    the newest 1,000 jobs that the nod
 kelpie:{queue}:job:<id>               hash    see JOB_FIELDS
 kelpie:{queue}:spec:<id>              string  the definition, as codec.py packs it
 kelpie:{queue}:attempts:<id>          list    the closed attempts as JSON, oldest first, the last 1,000
+kelpie:{queue}:log:<id>               stream  what its commands printed, packed by store/logs.py; ids are
+                                              attempt and number of the last line; bounded in bytes; TTL
 kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder; TTL: the lease time; its
                                               absence is what stale looks like from outside
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
@@ -109,6 +111,7 @@ JOB_FIELDS = {
     "canceled": "ms",
     "failed": "ms",
     "heartbeat": "last sign of life, ms",
+    "log_bytes": "size of what is kept of its log; absent: 0",
     "by_hand": "name of the last report that a user made by hand, so that a repeat is recognized",
     # of the last attempt
     "attempt": "its number; absent: 0, never leased",
@@ -306,6 +309,10 @@ class QueueKeys:
     def attempts(self, job_id: str) -> str:
         """The job's closed attempts."""
         return f"{self.prefix}attempts:{job_id}"
+
+    def log(self, job_id: str) -> str:
+        """What the job's commands printed."""
+        return f"{self.prefix}log:{job_id}"
 
     def heartbeat(self, job_id: str) -> str:
         """The sign of life of the job's holder."""

@@ -61,7 +61,7 @@ class Leases(Access):
         Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
-        status, reason, expires = self._about("heartbeat", place, job_id, **_credentials(holder))
+        status, reason, expires = self._about("heartbeat", place, job_id, **credentials(holder))
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,
@@ -93,7 +93,7 @@ class Leases(Access):
                 "finish",
                 place,
                 job_id,
-                **_credentials(holder),
+                **credentials(holder),
                 outcome=str(outcome),
                 exit_code="" if exit_code is None else exit_code,
                 reason=encode_reason(reason, end),
@@ -132,7 +132,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _credentials(holder: Holder) -> dict[str, Argument]:
+def credentials(holder: Holder) -> dict[str, Argument]:
+    """How a holder shows itself to a script. Raises InvalidInputError for an unfit node name."""
     checked("machine_id", holder.node)
     return {"node": holder.node, "lease": "" if holder.lease is None else _proof(holder.lease)}
 

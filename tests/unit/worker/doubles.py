@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, HeartbeatReply, JobStatus, Outcome
+from kelpie.job import (
+    NOTHING_KNOWN,
+    CommandEnd,
+    FinishReply,
+    HeartbeatReply,
+    JobStatus,
+    LogBatch,
+    LogLine,
+    Outcome,
+)
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
@@ -46,6 +55,7 @@ class MemoryQueue:
     jobs: list[LeasedJob] = field(default_factory=list)
     reports: list[tuple[Any, ...]] = field(default_factory=list)
     ends: list[CommandEnd] = field(default_factory=list)  # of the commands that failed
+    batches: list[LogBatch] = field(default_factory=list)
     errors: dict[str, list[Exception]] = field(
         default_factory=dict
     )  # each call raises the first and drops it
@@ -99,6 +109,14 @@ class MemoryQueue:
         self._meet("released")
         self.reports.append(("released", job.id))
         return FinishReply(JobStatus.RUNNING, 0, 0)
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        self._meet("log")
+        self.batches.append(batch)
+
+    @property
+    def lines(self) -> list[LogLine]:
+        return [line for batch in self.batches for line in batch.lines]
 
     def stop_leasing(self) -> None:
         self.stopped.set()
