@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from kelpie.embedded.s3 import S3Server
 from tests.api import ApiUser
 from tests.factories import job_body
 from tests.sse import Stream
+from tests.system.fleet import Fleet, up
+from tests.waiting import wait_until
 
 SECRET = "hunter2-hunter2"
 
@@ -152,3 +155,53 @@ def test_a_stream_of_a_job_that_is_deleted_ends(api: ApiUser, group: str) -> Non
     with Stream(api, f"/jobs/{job['id']}/logs") as stream:
         api.ok("DELETE", f"/jobs/{job['id']}?purge=true")
         assert stream.ended.wait(30)
+
+
+def test_what_a_command_printed_outlives_its_node_and_goes_on_with_the_next(fleet: Fleet) -> None:
+    fleet.environment["KELPIE_LOG_INTERVAL_S"] = "0.1"
+    script = (
+        'echo "begin $KELPIE_ATTEMPT"; echo "no\\tsuch \033[31mcolour" >&2; '
+        '[ "$KELPIE_ATTEMPT" = 1 ] && sleep 60; echo "done"'
+    )
+    first = fleet.node()
+    job = fleet.submit(script)
+    path = f"/jobs/{job}/logs"
+    wait_until(lambda: len(fleet.api.ok("GET", path)["lines"]) == 2, "the lines of the first attempt")
+    first.kill()
+    fleet.node()
+    fleet.wait(job, "completed")
+    found = fleet.api.ok("GET", path)
+    said = {(line["attempt"], line["stream"], line["text"]) for line in found["lines"]}
+    assert said == {
+        (1, "stdout", "begin 1"),
+        (1, "stderr", "no\tsuch \033[31mcolour"),
+        (2, "stdout", "begin 2"),
+        (2, "stderr", "no\tsuch \033[31mcolour"),
+        (2, "stdout", "done"),
+    }
+    assert first.says("begin 1")  # and passed on as before
+
+
+def test_all_that_a_command_printed_is_in_the_bucket_when_its_job_names_a_place(
+    fleet: Fleet, s3: S3Server, bucket: str
+) -> None:
+    fleet.node()
+    job = fleet.submit(
+        "seq 20000; echo oops >&2; [ $KELPIE_ATTEMPT = 2 ]",
+        environment={"KELPIE_LOG_DIR": "logs"},
+        sync={"during": [up(bucket, "logs/", "logs")]},
+    )
+    fleet.wait_for(job, num_failures=1)
+    fleet.node()
+    fleet.wait(job, "completed")
+    client = s3.client()
+    stored = {
+        entry["Key"]: client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read().decode()
+        for entry in client.list_objects_v2(Bucket=bucket)["Contents"]
+    }
+    numbers = "".join(f"{number}\n" for number in range(1, 20_001))
+    assert stored == {
+        f"logs/attempt-000{attempt}.{stream}.000001.log": text
+        for attempt in (1, 2)
+        for stream, text in (("stdout", numbers), ("stderr", "oops\n"))
+    }

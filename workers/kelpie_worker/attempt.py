@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -28,10 +29,11 @@ from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.log_shipper import LogShipper
-from kelpie_worker.output import Output, pass_on
+from kelpie_worker.output import Output, Sink, pass_on
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
 from kelpie_worker.queue import JobQueue
 from kelpie_worker.settings import Settings
+from kelpie_worker.spool import Spool, log_folder
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import STOP_SIGNALS, Stop
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
@@ -104,6 +106,7 @@ class Attempt:
         self._exit: Exit | None = None
         self._stderr_tail: str | None = None
         self._shipper: LogShipper | None = None
+        self._log_folder: Path | None = None
         self._heartbeat = Heartbeat(
             queue, job, self._log, on_lost=self._lose, on_unreachable=self._lose_sight
         )
@@ -138,6 +141,7 @@ class Attempt:
     def _to_drained(self) -> None:
         try:
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
+            self._log_folder = log_folder(self.job)
             self._enter(State.DOWNLOADING)
             if self._stop.requested.is_set():
                 return self._release()
@@ -187,12 +191,17 @@ class Attempt:
 
     def _run_command(self) -> bool:
         """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
+        sinks: list[Sink] = [pass_on]
+        spool = None if self._log_folder is None else Spool(self._log_folder, self.job.attempt)
+        if spool is not None:
+            sinks.append(spool)
         if self._settings.keep_logs:
             self._shipper = LogShipper(
                 self._queue, self.job, self._log, interval_s=self._settings.log_interval_s
             )
             self._shipper.start()
-        output = Output(pass_on, *([] if self._shipper is None else [self._shipper]))
+            sinks.append(self._shipper)
+        output = Output(*sinks)
         try:
             command = Command(
                 [self.job.command, *self.job.arguments],
@@ -208,6 +217,8 @@ class Attempt:
             return False
         finally:
             output.started()
+            if self._exit is not None and spool is not None:  # it did not start
+                spool.finish()
         self._log.info("command started", pid=command.pid)
         while not (command.exited.is_set() or self._lost or self._stop.requested.is_set()):
             self._changed.wait()
@@ -219,6 +230,8 @@ class Attempt:
         self._stderr_tail = output.stderr_tail
         if self._shipper is not None:
             self._shipper.close()
+        if spool is not None:
+            spool.finish()
         if self._exit.signal in STOP_SIGNALS and not told:
             # a supervisor that stops a node may signal all of its processes, and the command is the first to
             # end of it: this worker hears of it now

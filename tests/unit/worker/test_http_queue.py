@@ -15,8 +15,9 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kelpie.job import CommandEnd, JobStatus, Outcome
+from kelpie.job import CommandEnd, JobStatus, LogBatch, LogLine, LogStream, Outcome
 from kelpie_worker.http_queue import HttpQueue
+from kelpie_worker.queue import UnknownCallError
 from tests.unit.worker.conftest import ScriptedServer
 from tests.unit.worker.doubles import settings, shell_job
 from tests.waiting import wait_until
@@ -255,3 +256,20 @@ def test_an_api_key_goes_before_a_token(server: ScriptedServer, tmp_path: Path) 
     server.answer = lambda request: (200, [])
     queue.lease(0)
     assert "authorization" not in server.requests[-1].headers
+
+
+def test_lines_are_sent_with_their_numbers_and_a_server_that_knows_no_logs_is_told_apart(
+    server: ScriptedServer, queue: HttpQueue
+) -> None:
+    batch = LogBatch(7, (LogLine(LogStream.STDERR, 5, "oh"),))
+    queue.log(shell_job("true"), batch)
+    (request,) = server.requests
+    assert request.path == "/jobs/job-1/logs"
+    assert request.body["lease"] == "secret"
+    assert (request.body["first"], request.body["lines"]) == (
+        7,
+        [{"stream": "stderr", "time": 5, "text": "oh"}],
+    )
+    server.answer = lambda request: (404, {"error": "Route Not Found"})
+    with pytest.raises(UnknownCallError):
+        queue.log(shell_job("true"), batch)
