@@ -429,6 +429,7 @@ class HeartbeatReply:
     status: JobStatus  # the job's status, or canceled when the caller does not hold it
     reason: str | None = None  # see LeaseLostError.reason, or max_runtime; None when the caller holds the job
     lease_expires: int | None = None
+    drain: bool = False  # the node is to be empty: hand the job back in good order
 
 
 @dataclass(frozen=True, slots=True)

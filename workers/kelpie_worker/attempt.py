@@ -102,13 +102,19 @@ class Attempt:
         self._changed = (
             threading.Event()
         )  # the command has exited, the lease is lost, or a stop was asked for
+        self._drained = False  # the queue wants this node to be empty
         self._sync: JobSync | None = None
         self._exit: Exit | None = None
         self._stderr_tail: str | None = None
         self._shipper: LogShipper | None = None
         self._log_folder: Path | None = None
         self._heartbeat = Heartbeat(
-            queue, job, self._log, on_lost=self._lose, on_unreachable=self._lose_sight
+            queue,
+            job,
+            self._log,
+            on_lost=self._lose,
+            on_unreachable=self._lose_sight,
+            on_drain=self._on_drain,
         )
 
     @property
@@ -143,7 +149,7 @@ class Attempt:
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
             self._log_folder = log_folder(self.job)
             self._enter(State.DOWNLOADING)
-            if self._stop.requested.is_set():
+            if self._leaving():
                 return self._release()
             self._sync.download()
             self._sync.watch()
@@ -153,7 +159,7 @@ class Attempt:
             return self._fail(Outcome.SYNC_FAILED, str(error))
 
         self._enter(State.RUNNING)
-        if self._stop.requested.is_set():
+        if self._leaving():
             return self._release()
         stopped = self._run_command()
 
@@ -220,7 +226,7 @@ class Attempt:
             if self._exit is not None and spool is not None:  # it did not start
                 spool.finish()
         self._log.info("command started", pid=command.pid)
-        while not (command.exited.is_set() or self._lost or self._stop.requested.is_set()):
+        while not (command.exited.is_set() or self._lost or self._leaving()):
             self._changed.wait()
             self._changed.clear()
         grace_s = 0.0 if self._stop.at_once.is_set() else self._settings.grace_s
@@ -369,6 +375,19 @@ class Attempt:
         """The queue has been out of reach for longer than the lease: somebody else may have the job."""
         if self._state is not State.REPORTING:
             self._lose("unreachable")
+
+    def _leaving(self) -> bool:
+        """Whether the command is to end early, for another node to go on."""
+        return self._drained or self._stop.requested.is_set()
+
+    def _on_drain(self) -> None:
+        """The queue wants this node to be empty. A command that has exited is not told: its end counts."""
+        with self._lock:
+            if self._drained:
+                return
+            self._drained = True
+        self._log.info("this node is drained")
+        self._on_stop()
 
     def _on_stop(self) -> None:
         with self._lock:

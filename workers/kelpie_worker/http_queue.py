@@ -90,6 +90,7 @@ class HttpQueue:
                 status=JobStatus(answer["status"]),
                 reason=answer.get("reason"),
                 lease_expires=from_iso(answer.get("lease_expires")),
+                drain=answer.get("drain") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UnavailableError(f"a heartbeat was answered with {error!r}") from error

@@ -170,6 +170,9 @@ class HeartbeatReply(Reply):
     status: JobStatus
     reason: str | None
     lease_expires: Time | None
+    drain: Annotated[
+        bool, Field(description="The node is to be empty: store what there is, and release the job.")
+    ]
 
 
 class FailureReply(MessageReply):

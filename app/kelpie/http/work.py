@@ -64,6 +64,7 @@ def heartbeat(job_id: str, json: ReportBody) -> Answer:
         "status": reply.status.value,
         "reason": reply.reason,
         "lease_expires": iso(reply.lease_expires),
+        "drain": reply.drain,
     }
 
 

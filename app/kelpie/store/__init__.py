@@ -1,6 +1,7 @@
 """Everything that touches Redis. ``Store`` is the entrance; no other package sends a command about jobs."""
 
 from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
+from kelpie.store.drains import DrainedNode
 from kelpie.store.events import PlacedEvent, Position
 from kelpie.store.hub import EventHub, Follower
 from kelpie.store.jobs import Filter, Page
@@ -15,6 +16,7 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "DeliveryStatus",
+    "DrainedNode",
     "Event",
     "EventHub",
     "EventType",

@@ -28,6 +28,7 @@ kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
+kelpie:{queue}:drained                hash    node that is to be empty → since when, ms; at most 10,000
 kelpie:{queue}:counters               hash    see COUNTERS
 kelpie:{queue}:events                 stream  what happened, the last 100,000 or so; see records.Event
 kelpie:{registry}:schema              string  version of this layout; see migrations.py
@@ -295,6 +296,7 @@ class QueueKeys:
         self.on_hold = f"{self.prefix}on_hold"
         self.grants = f"{self.prefix}grants"
         self.polls = f"{self.prefix}polls"
+        self.drained = f"{self.prefix}drained"
         self.counters = f"{self.prefix}counters"
         self.events = f"{self.prefix}events"
 

@@ -17,9 +17,10 @@ from kelpie.job import (
     Lease,
     Outcome,
 )
-from kelpie.store.access import Access, job_of
+from kelpie.store.access import job_of
 from kelpie.store.codec import encode_reason
 from kelpie.store.connection import translated
+from kelpie.store.drains import Drains
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Argument
@@ -32,7 +33,7 @@ MAX_REQUEST_ID_CHARS = 256
 MAX_EXIT_CODE = 2**31
 
 
-class Leases(Access):
+class Leases(Drains):
     """The nodes' side of the store."""
 
     def lease(self, user_id: str, container_group_id: str, node: str, request_id: str) -> Lease | None:
@@ -44,7 +45,7 @@ class Leases(Access):
         if len(request_id) > MAX_REQUEST_ID_CHARS:
             raise InvalidInputError(f"The request id has more than {MAX_REQUEST_ID_CHARS} characters.")
         place = self._registry.find(user_id, container_group_id)
-        if place is None:
+        if place is None or self.is_drained(place, node):
             return None
         secret = _secret(user_id, container_group_id, node, request_id or secrets.token_urlsafe(24))
         answer = self._run("lease", place, node=node, secret=_digest(secret), reap_limit=REAP_LIMIT_IN_LEASE)
@@ -66,6 +67,7 @@ class Leases(Access):
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,
             lease_expires=int(expires) if expires else None,
+            drain=self.is_drained(place, holder.node),
         )
 
     def finish(

@@ -73,8 +73,8 @@ class Logs(Access):
         user_id: str | None = None,
         max_bytes: int = DEFAULT_LOG_BYTES,
         days: float = DEFAULT_LOG_DAYS,
-    ) -> None:
-        """Adds lines to the log of a job; the same batch again has no effect.
+    ) -> bool:
+        """Adds lines to the log of a job; whether it did: the same batch again has no effect.
 
         Raises NotFoundError, LeaseLostError, InvalidInputError for a batch out of bounds, and
         UnavailableError when the server's memory is full.
@@ -82,9 +82,9 @@ class Logs(Access):
         place = self._place_of(job_id, user_id)
         _check(batch)
         if max_bytes <= 0:
-            return
+            return False
         try:
-            self._about(
+            added = self._about(
                 "append_log",
                 place,
                 job_id,
@@ -96,6 +96,7 @@ class Logs(Access):
             )
         except LeaseLostError as error:
             raise LeaseLostError(f"Job {job_id}: {error}", reason=error.reason) from None
+        return int(added) == 1
 
     def log(
         self, job_id: str, after: LogPlace = LOG_BEGINNING, *, count: int = 100, user_id: str | None = None

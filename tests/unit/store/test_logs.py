@@ -48,8 +48,8 @@ def lease(sut: StoreUnderTest) -> Lease:
     return sut.lease()
 
 
-def append(sut: StoreUnderTest, lease: Lease, lines: LogBatch, **how: float) -> None:
-    sut.store.append_log(lease.job.id, holder_of(lease), lines, **how)  # type: ignore[arg-type]
+def append(sut: StoreUnderTest, lease: Lease, lines: LogBatch, **how: float) -> bool:
+    return sut.store.append_log(lease.job.id, holder_of(lease), lines, **how)  # type: ignore[arg-type]
 
 
 def test_lines_come_back_as_they_were_sent(sut: StoreUnderTest, lease: Lease) -> None:
@@ -63,9 +63,9 @@ def test_lines_come_back_as_they_were_sent(sut: StoreUnderTest, lease: Lease) ->
 
 
 def test_the_same_batch_again_and_one_of_before_change_nothing(sut: StoreUnderTest, lease: Lease) -> None:
-    for _ in range(2):
-        append(sut, lease, batch(1, "a", "b"))
-    append(sut, lease, batch(3, "c"))
+    assert append(sut, lease, batch(1, "a", "b"))
+    assert not append(sut, lease, batch(1, "a", "b"))
+    assert append(sut, lease, batch(3, "c"))
     state = sut.state()
     append(sut, lease, batch(1, "a", "b"))
     append(sut, lease, batch(3, "c"))
@@ -132,6 +132,15 @@ def test_a_batch_larger_than_the_room_is_what_is_left(sut: StoreUnderTest, lease
     assert places(sut.store.log(lease.job.id)) == ["1-2"]
     append(sut, lease, batch(3, "small"), max_bytes=500)
     assert places(sut.store.log(lease.job.id)) == ["1-3"]
+
+
+def test_what_just_has_room_stays(sut: StoreUnderTest, lease: Lease) -> None:
+    append(sut, lease, batch(1, "a"))
+    size = int(sut.redis.hget(sut.keys().job(lease.job.id), "log_bytes") or 0)
+    append(sut, lease, batch(2, "a"), max_bytes=2 * size)
+    assert places(sut.store.log(lease.job.id)) == ["1-1", "1-2"]
+    append(sut, lease, batch(3, "a"), max_bytes=3 * size - 1)
+    assert places(sut.store.log(lease.job.id)) == ["1-2", "1-3"]
 
 
 def test_without_room_nothing_is_kept(sut: StoreUnderTest, lease: Lease) -> None:

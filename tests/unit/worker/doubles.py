@@ -62,6 +62,7 @@ class MemoryQueue:
     status: JobStatus = JobStatus.RUNNING
     reason: str | None = None
     down: Exception | None = None  # every call raises it
+    drain: bool = False
     node_bans: int = 1
     beats: int = 0
     on_empty: Callable[[], None] | None = None
@@ -85,7 +86,7 @@ class MemoryQueue:
     def heartbeat(self, job: LeasedJob) -> HeartbeatReply:
         self._meet("heartbeat")
         self.beats += 1
-        return HeartbeatReply(self.status, self.reason)
+        return HeartbeatReply(self.status, self.reason, drain=self.drain)
 
     def completed(self, job: LeasedJob) -> FinishReply:
         self._meet("completed")

@@ -227,6 +227,37 @@ def test_a_stop_gives_the_command_its_grace_stores_what_changed_and_releases(cas
     assert case.sync.calls == ["download", "watch", "drain", "clean"]
 
 
+def test_a_drained_node_hands_its_job_back_as_at_a_stop_and_goes_on(case: Case) -> None:
+    case.begin(FOREVER, heartbeat_interval=1)
+    case.wait_up()
+    case.queue.drain = True
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert case.sync.calls == ["download", "watch", "drain", "clean"]
+    assert not case.stop.requested.is_set()
+
+
+def test_a_drain_during_the_download_releases_at_once(case: Case) -> None:
+    case.engine.blocks = {"download"}
+    case.queue.drain = True
+    case.begin("touch up")
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert not (case.folder / "up").exists()
+
+
+def test_a_drain_after_exit_0_still_completes_the_job(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    case.begin("exit 0", heartbeat_interval=1)
+    assert case.engine.blocked.wait(30)
+    case.queue.drain = True
+    beats = case.queue.beats
+    wait_until(lambda: case.queue.beats > beats + 1, "the worker to hear of it")
+    case.engine.go.set()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
+
+
 def test_a_stop_during_the_download_releases_at_once(case: Case) -> None:
     case.engine.blocks = {"download"}
     case.begin("touch up")

@@ -1,0 +1,32 @@
+"""A node is emptied from the server: its job goes on elsewhere, and nothing is counted."""
+
+from __future__ import annotations
+
+from kelpie.embedded.s3 import S3Server
+from tests.system.fleet import Fleet, outcomes
+from tests.system.test_rules import COUNT_TO, counting, read
+from tests.waiting import wait_until
+
+
+def test_a_drained_node_hands_its_job_over_with_its_last_checkpoint(
+    fleet: Fleet, s3: S3Server, bucket: str
+) -> None:
+    first = fleet.node()
+    job = fleet.submit(COUNT_TO.format(steps=80), sync=counting(bucket))
+    wait_until(lambda: read(s3, bucket, "ck/count"), "a checkpoint is stored")
+    second = fleet.node()
+    fleet.api.ok("POST", "/nodes/drain", json={"machine_id": first.name})
+    done = fleet.wait(job, "completed")
+    assert outcomes(done) == ["released", "completed"]
+    assert done["num_failures"] == 0
+    assert [attempt["machine_id"] for attempt in done["attempts"]] == [first.name, second.name]
+    assert first.process.poll() is None  # it stays, idle
+    (drained,) = fleet.api.ok("GET", "/nodes/drained")["nodes"]
+    assert (drained["machine_id"], drained["container_group_id"]) == (first.name, fleet.group)
+    assert second.stop() == 0
+    later = fleet.submit("true")
+    assert fleet.api.ok("GET", f"/work?machine_id={first.name}&container_group_id={fleet.group}") == []
+    assert fleet.job(later)["status"] == "pending"
+    undone = fleet.api.ok("POST", "/nodes/resume", json={"machine_id": first.name})
+    assert undone == {"machine_id": first.name, "container_group_ids": [fleet.group]}
+    assert fleet.wait(later, "completed")["machine_id"] == first.name
