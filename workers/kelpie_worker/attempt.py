@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,7 @@ import structlog
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
 from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome
 from kelpie_worker.backoff import Backoff
+from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
@@ -90,6 +92,8 @@ class Attempt:
     ) -> None:
         self.job = job
         self.node_bans = 0
+        self.short_of_space: tuple[Path, ...] = ()  # the folders whose disks had no room for this job
+        self.started_s: float | None = None  # when the command was started, on the monotonic clock
         self._settings = settings
         self._queue = queue
         self._engine = engine
@@ -149,7 +153,7 @@ class Attempt:
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
             self._log_folder = log_folder(self.job)
             self._enter(State.DOWNLOADING)
-            if self._leaving():
+            if self._leaving() or self._is_short_of_space():
                 return self._release()
             self._sync.download()
             self._sync.watch()
@@ -195,6 +199,17 @@ class Attempt:
         self._file.job_ended(self.job.id, completed=True)
         return self._end(State.DONE)
 
+    def _is_short_of_space(self) -> bool:
+        """Whether the disks of the job's folders have no room: another node's may have."""
+        assert self._sync is not None
+        folders = tuple(self._sync.folders)
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB)
+        if why is None:
+            return False
+        self._log.warning("no room for the job on this node", reason=why)
+        self.short_of_space = folders
+        return True
+
     def _run_command(self) -> bool:
         """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
         sinks: list[Sink] = [pass_on]
@@ -225,6 +240,7 @@ class Attempt:
             output.started()
             if self._exit is not None and spool is not None:  # it did not start
                 spool.finish()
+        self.started_s = time.monotonic()
         self._log.info("command started", pid=command.pid)
         while not (command.exited.is_set() or self._lost or self._leaving()):
             self._changed.wait()

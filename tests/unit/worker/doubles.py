@@ -131,6 +131,7 @@ class MemorySync:
     def __init__(self, engine: MemoryEngine, may_write: Callable[[], bool]) -> None:
         self.calls: list[str] = []
         self.may_write = may_write
+        self.folders: list[Path] = engine.folders
         self._engine = engine
         self._abandoned = threading.Event()
 
@@ -182,6 +183,7 @@ class MemoryEngine:
         self.blocked = threading.Event()
         self.go = threading.Event()
         self.syncs: list[MemorySync] = []
+        self.folders: list[Path] = []
 
     def prepare(self, job: LeasedJob, may_write: Callable[[], bool]) -> Any:
         if "prepare" in self.fails:
