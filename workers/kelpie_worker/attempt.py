@@ -30,12 +30,11 @@ from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.log_shipper import LogShipper
-from kelpie_worker.output import Output, Sink, pass_on
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
 from kelpie_worker.queue import JobQueue
+from kelpie_worker.recording import Recording
 from kelpie_worker.settings import Settings
-from kelpie_worker.spool import Spool, log_folder
+from kelpie_worker.spool import log_folder
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import STOP_SIGNALS, Stop
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
@@ -43,12 +42,7 @@ from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 _REPORT_RETRY_S = (0.2, 5.0)
 """First and longest pause between tries to send a report, in seconds."""
 
-_LOG_TIMEOUT_S = 3.0
-"""How long a report waits for the log to be sent, so that who hears of the end finds the last words."""
-
 _STOP_HEARD_S = 0.5
-_OUTPUT_TIMEOUT_S = 5.0
-"""How long a pipe is read that something keeps open though all of the command was killed."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -109,8 +103,7 @@ class Attempt:
         self._drained = False  # the queue wants this node to be empty
         self._sync: JobSync | None = None
         self._exit: Exit | None = None
-        self._stderr_tail: str | None = None
-        self._shipper: LogShipper | None = None
+        self._recording: Recording | None = None
         self._log_folder: Path | None = None
         self._heartbeat = Heartbeat(
             queue,
@@ -212,34 +205,27 @@ class Attempt:
 
     def _run_command(self) -> bool:
         """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
-        sinks: list[Sink] = [pass_on]
-        spool = None if self._log_folder is None else Spool(self._log_folder, self.job.attempt)
-        if spool is not None:
-            sinks.append(spool)
-        if self._settings.keep_logs:
-            self._shipper = LogShipper(
-                self._queue, self.job, self._log, interval_s=self._settings.log_interval_s
-            )
-            self._shipper.start()
-            sinks.append(self._shipper)
-        output = Output(*sinks)
+        self._recording = recording = Recording(
+            self.job, self._queue, self._log, self._settings, self._log_folder
+        )
         try:
             command = Command(
                 [self.job.command, *self.job.arguments],
                 command_environment(self.job, self._settings, os.environ),
                 on_exit=self._changed.set,
-                stdout=output.stdout,
-                stderr=output.stderr,
+                stdout=recording.stdout,
+                stderr=recording.stderr,
             )
-        except CommandNotStartedError as error:
+        except BaseException as error:
+            recording.started()
+            recording.finish()
+            if not isinstance(error, CommandNotStartedError):
+                raise
             self._log.warning("command did not start", error=str(error))
             self._exit = error.exit
             self._file.command_exited(self.job.id, self._exit.code)
             return False
-        finally:
-            output.started()
-            if self._exit is not None and spool is not None:  # it did not start
-                spool.finish()
+        recording.started()
         self.started_s = time.monotonic()
         self._log.info("command started", pid=command.pid)
         while not (command.exited.is_set() or self._lost or self._leaving()):
@@ -248,12 +234,7 @@ class Attempt:
         grace_s = 0.0 if self._stop.at_once.is_set() else self._settings.grace_s
         told = command.end(grace_s, hurry=self._stop.at_once)
         self._exit = command.reap()
-        output.finish(_OUTPUT_TIMEOUT_S)
-        self._stderr_tail = output.stderr_tail
-        if self._shipper is not None:
-            self._shipper.close()
-        if spool is not None:
-            spool.finish()
+        recording.finish()
         if self._exit.signal in STOP_SIGNALS and not told:
             # a supervisor that stops a node may signal all of its processes, and the command is the first to
             # end of it: this worker hears of it now
@@ -277,8 +258,8 @@ class Attempt:
         self._begin_report()
         code = None if self._exit is None else self._exit.code
         end = NOTHING_KNOWN
-        if self._exit is not None and outcome is Outcome.APP_FAILED:
-            end = CommandEnd(self._exit.signal, self._exit.out_of_memory, self._stderr_tail)
+        if self._exit is not None and self._recording is not None and outcome is Outcome.APP_FAILED:
+            end = CommandEnd(self._exit.signal, self._exit.out_of_memory, self._recording.stderr_tail)
         reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason, end))
         if reply is None:
             raise _AbandonedError
@@ -298,17 +279,16 @@ class Attempt:
         """No report and no upload: the job is somebody else's, or this worker ends at once."""
         if self._sync is not None:
             self._sync.abandon()
-        if self._shipper is not None:
-            self._shipper.stop()
+        if self._recording is not None:
+            self._recording.stop()
         self._log.warning("job abandoned", reason=self._lost or "stopped at once", state=self._state.value)
         self._file.job_left(self.job.id)
         self._end(State.ABANDONED)
 
     def _begin_report(self) -> None:
         self._enter(State.REPORTING)
-        if self._shipper is not None:
-            self._shipper.close()  # when the command did not start
-            self._shipper.join(_LOG_TIMEOUT_S)
+        if self._recording is not None:
+            self._recording.flush()
 
     def _end(self, state: State) -> None:
         self._heartbeat.stop()

@@ -142,6 +142,8 @@ def test_orphans_of_a_worker_are_reaped_as_pid_1_must(worker: subprocess.Popen[s
     guardian = psutil.Process(command).parent()
     assert guardian is not None
     guardian.kill()  # the command becomes a child of the worker, which never started it
+    assert worker.stdout is not None
+    worker.stdout.readline()
     me = psutil.Process(worker.pid)
     wait_until(lambda: me.children() == [], "no zombie is left")
 
