@@ -239,6 +239,8 @@ class Attempt:
             # a supervisor that stops a node may signal all of its processes, and the command is the first to
             # end of it: this worker hears of it now
             told = self._stop.requested.wait(_STOP_HEARD_S)
+        if self._exit.guardian_killed:  # the node's misfortune, not the application's failure
+            told = True
         self._log.info("command ended", exit_code=self._exit.code, reason=self._exit.reason, told_to_end=told)
         self._file.command_exited(self.job.id, self._exit.code)
         return told

@@ -10,7 +10,7 @@ The open file FD holds JSON: ``argv``, ``env``, and ``report``, a pipe to the wo
 pipe from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
 the end of the pipe, which comes with the end of the worker. Asked for either, it ends when nothing is left.
 
-The report is JSON, one object per line: ``{"pid"}``, or ``{"why", "code"}`` when the command does not start
+The report is JSON, one object per line: ``{"pid"}``; ``{"started"}``, or ``{"why", "code"}`` if it does not
 (127: not found, 126: anything else, as a shell would say); ``{"exit" or "signal", "told"}`` when the command
 has ended, by itself or after a ``t`` or ``k``; ``{"left"}``, the processes that SIGKILL did not end.
 """
@@ -173,12 +173,17 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored ones leave nothing to wait for
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
+    go_read, go_write = os.pipe()
     started_read, started_write = os.pipe()  # exec closes it: its end without a word is success
     guardian = os.getpid()
     command = os.fork()
     if command == 0:
+        os.close(go_write)
+        os.read(go_read, 1)  # what a command does at once, the worker knows of whom
         _become(order, started_write, guardian)
     os.close(started_write)
+    _tell(report, {"pid": command})
+    os.close(go_write)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # the worker reads the command's output to its end
     os.dup2(nowhere, 2)
@@ -188,7 +193,7 @@ def main() -> None:
         os.write(report, failure)
         os.waitpid(command, 0)
         return
-    _tell(report, {"pid": command})
+    _tell(report, {"started": True})
     Guardian(command, report).watch()
 
 

@@ -35,6 +35,7 @@ class Exit:
     signal: int | None = None
     out_of_memory: bool = False  # the kernel killed it, or something that it started, for lack of memory
     not_started: str | None = None  # why the command never began
+    guardian_killed: bool = False  # by somebody else, and the command with it: no word about its work
 
     @property
     def reason(self) -> str:
@@ -82,11 +83,14 @@ class Command:
         self._gone = threading.Event()
         self._guardian, self._report = _launch(argv, env, stdout, stderr)
         first = self._read()
-        if "pid" not in first:
+        said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
+        if first:
+            said = self._read()
+        if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
             self._report.close()
             self._close_guardian()
-            why = first.get("why", "command cannot be started: its guardian ended")
-            raise CommandNotStartedError(f"{why}: {argv[0][:200]!r}", first.get("code", guardian.NOT_STARTED))
+            code = said.get("code", guardian.NOT_STARTED)
+            raise CommandNotStartedError(f"{said['why']}: {argv[0][:200]!r}", code)
         self.pid: int = first["pid"]
         """The id of the command, of its group and of its session."""
         self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
@@ -133,14 +137,19 @@ class Command:
         self._close_guardian()
         if not told_apart:  # the guardian was killed, and the kernel has killed the command with it
             orphans.kill()
-            self._end(None, int(signal.SIGKILL))
+            self._end(None, int(signal.SIGKILL), guardian_killed=True)
         self._gone.set()
 
-    def _end(self, code: int | None, number: int | None) -> None:
+    def _end(self, code: int | None, number: int | None, *, guardian_killed: bool = False) -> None:
         failed = code != 0 and not self._told
         out_of_memory = failed and self._oom.rose(of_machine=number == signal.SIGKILL)
         if number is not None:
-            self._exit = Exit(128 + number, signal=number, out_of_memory=out_of_memory)
+            self._exit = Exit(
+                128 + number,
+                signal=number,
+                out_of_memory=out_of_memory,
+                guardian_killed=guardian_killed and not out_of_memory,
+            )
         else:
             self._exit = Exit(code or 0, out_of_memory=out_of_memory)
         self.exited.set()

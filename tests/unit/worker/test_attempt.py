@@ -132,6 +132,11 @@ def test_data_that_cannot_be_stored_is_no_end_of_the_command(case: Case) -> None
     assert case.queue.ends == [CommandEnd()]
 
 
+def test_a_command_that_kills_its_guardian_is_handed_on_uncounted(case: Case) -> None:
+    assert case.run("kill -9 $PPID; sleep 60") is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+
+
 def test_a_signal_to_every_process_of_the_node_is_a_stop_and_no_failure(case: Case) -> None:
     case.begin("touch up; kill -TERM $$; sleep 60")
     case.wait_up()
