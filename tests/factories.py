@@ -23,3 +23,8 @@ def job_body(**overrides: Any) -> dict[str, Any]:
 def shell(script: str, **overrides: Any) -> dict[str, Any]:
     """The body of a job that runs a shell script."""
     return job_body(command="sh", arguments=["-c", script]) | overrides
+
+
+def event_entry(kind: str, job_id: str, *, status: str = "running", node: str = "n") -> dict[Any, Any]:
+    """An event as it is kept in the stream of a queue."""
+    return {"event": "\n".join((kind, job_id, "1", status, "1", node))}

@@ -185,14 +185,13 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
         ),
         ("submit", "sequence = sequence + 1", "sequence = sequence + 2"),
     ),
-    "the store reads a job back that existed, or takes the longer way to the same answer": (
+    "what follows looks once more, or does once more what it has done": (
         (
             "submit",
-            "answer[#answer + 1] = int(math.floor(tonumber(known) / 1000))",
-            "answer[#answer + 1] = int(math.floor(tonumber(known) / 500))",
+            "local some_exist = redis.call('EXISTS', unpack(job_keys)) > 0",
+            "local some_exist = redis.call('EXISTS', unpack(job_keys)) >= 0",
         ),
-        ("submit", "answer[#answer + 1] = 1", "answer[#answer + 1] = 2"),
-        ("submit", "answer[#answer + 1] = 0", "answer[#answer + 1] = 1"),
+        ("prelude", "trimmed = true", "trimmed = false"),
     ),
     "the first of what ZRANGE returns is taken, however much that is": (
         (

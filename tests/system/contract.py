@@ -54,12 +54,15 @@ def leased(api: ApiUser, group: str, machine_id: str = "node-1", **job: Any) -> 
     return got
 
 
-def assert_known_callers_only(api: ApiUser, method: str, path: str) -> None:
-    """Without credentials the call is 401, with an unknown key 403."""
-    refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
-    refused(api.request(method, path, headers={"X-Kelpie-Key": ""}), 401, "Unauthorized")
-    refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
-    refused(api.request(method, path, key="x" * 5000), 403, "Forbidden")
+def operations(api: ApiUser) -> list[tuple[str, str]]:
+    """The method and the path, with its parameters' names, of every route that asks who calls."""
+    described = [
+        (method.upper(), path, operation.get("security"))
+        for path, item in api.ok("GET", "/openapi.json")["paths"].items()
+        for method, operation in item.items()
+    ]
+    assert {path for _, path, security in described if security == [{}]} == {"/healthz", "/readyz"}
+    return [(method, path) for method, path, security in described if security != [{}]]
 
 
 def assert_admin_only(api: ApiUser, method: str, path: str) -> None:

@@ -24,9 +24,9 @@ from tests.system.contract import (
     UNKNOWN,
     UNKNOWN_IDS,
     assert_admin_only,
-    assert_known_callers_only,
     lease,
     leased,
+    operations,
     refused,
     report,
 )
@@ -34,34 +34,6 @@ from tests.waiting import wait_until
 
 # ---- credentials
 
-PROTECTED = [
-    ("POST", "/jobs"),
-    ("POST", "/jobs/batch"),
-    ("GET", "/jobs"),
-    ("DELETE", "/jobs"),
-    ("GET", f"/jobs/{UNKNOWN}"),
-    ("DELETE", f"/jobs/{UNKNOWN}"),
-    ("DELETE", "/jobs/container-groups/g"),
-    ("GET", "/work?machine_id=n&container_group_id=g"),
-    *(("POST", f"/jobs/{UNKNOWN}/{name}") for name in REPORTS),
-    ("POST", "/users"),
-    ("POST", f"/users/{UNKNOWN}/token"),
-    ("GET", "/users/me"),
-    ("GET", "/users/me/keys"),
-    ("POST", "/users/me/keys"),
-    ("DELETE", f"/users/me/keys/{UNKNOWN}"),
-    ("GET", "/users"),
-    ("GET", f"/users/{UNKNOWN}/keys"),
-    ("DELETE", f"/users/{UNKNOWN}/keys/{UNKNOWN}"),
-    ("DELETE", f"/users/{UNKNOWN}"),
-    ("DELETE", "/users"),
-    ("GET", "/events"),
-    ("GET", f"/jobs/{UNKNOWN}/events"),
-    ("GET", "/webhooks/deliveries"),
-    ("GET", "/webhooks/deliveries/kelpie-1-1-0"),
-    ("POST", "/webhooks/deliveries/kelpie-1-1-0/replay"),
-    ("POST", "/users/me/webhook-secret/rotate"),
-]
 ADMIN_ONLY = [
     ("DELETE", "/jobs"),
     ("POST", "/users"),
@@ -74,9 +46,17 @@ ADMIN_ONLY = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), PROTECTED)
-def test_without_credentials_401_with_an_unknown_key_403(api: ApiUser, method: str, path: str) -> None:
-    assert_known_callers_only(api, method, path)
+def test_every_route_but_those_of_health_is_401_without_credentials_and_403_with_an_unknown_key(
+    api: ApiUser,
+) -> None:
+    routes = operations(api)
+    for method, template in routes:
+        path = re.sub(r"\{\w+\}", UNKNOWN, template)
+        refused(api.request(method, path, anonymous=True), 401, "Unauthorized")
+        refused(api.request(method, path, headers={"X-Kelpie-Key": ""}), 401, "Unauthorized")
+        refused(api.request(method, path, key="klp_" + "0" * 40), 403, "Forbidden")
+        refused(api.request(method, path, key="x" * 5000), 403, "Forbidden")
+    assert len(routes) > 40
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
@@ -94,6 +74,18 @@ def test_credentials_that_are_not_known_here_count_as_none(api: ApiUser) -> None
 
 # ---- submit
 
+OLD_KEYS = {
+    *("id", "user_id", "status", "created", "started", "completed", "canceled", "failed", "heartbeat"),
+    *("command", "arguments", "environment", "container_group_id", "max_failures", "heartbeat_interval"),
+    *("webhook", "compression", "sync", "num_failures", "num_heartbeats", "machine_id"),
+}
+"""What every job has that clients of before know of, beside the six keys of the legacy form."""
+
+NEW_KEYS = {
+    *("attempt", "priority", "labels", "waiting_for", "webhook_events", "max_runtime_s", "not_before"),
+    *("retry_backoff_s", "on_hold", "banned_nodes"),
+}
+
 
 def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group: str) -> None:
     sync = {
@@ -106,9 +98,17 @@ def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group
         container_group_id=group,
         arguments=["-c", "é"],
         environment={"A": "ü"},
+        max_failures=5,
+        heartbeat_interval=7,
+        webhook="https://example.org/hook?x=1",
+        webhook_events=["canceled"],
+        compression=True,
         sync=sync,
         labels={"a": "b"},
         priority=7,
+        max_runtime_s=60,
+        not_before="2026-01-31T08:00:00.000Z",
+        retry_backoff_s=1,
     )
     status, headers, job = api.request("POST", "/jobs", json=body)
     assert status == 202
@@ -122,20 +122,73 @@ def test_a_submitted_job_is_202_and_has_every_documented_key(api: ApiUser, group
     assert job["sync"]["during"] == sync["during"]
     assert not any(name in job for name in LEGACY_KEYS)
     assert (job["status"], job["user_id"]) == ("pending", api.user_id)
-    assert (job["max_failures"], job["heartbeat_interval"], job["compression"]) == (3, 30, False)
     assert (job["num_failures"], job["num_heartbeats"], job["attempt"]) == (0, 0, 0)
-    assert all(job[name] is None for name in ("machine_id", "webhook", "started", "completed", "heartbeat"))
+    not_yet = ("machine_id", "started", "completed", "canceled", "failed", "heartbeat")
+    assert all(job[name] is None for name in not_yet)
+    assert (job["on_hold"], job["banned_nodes"], job["waiting_for"]) == (False, [], None)
+    assert set(job) == OLD_KEYS | NEW_KEYS
     # Why it waits is said when somebody looks.
     assert api.ok("GET", f"/jobs/{job['id']}") | {"waiting_for": None} == job
 
 
 def test_the_legacy_form_comes_back_as_it_was_given(api: ApiUser, group: str) -> None:
-    legacy = {name: "data/" if name.endswith("prefix") else "bucket" for name in LEGACY_KEYS}
+    legacy = {
+        **{"input_bucket": "a", "checkpoint_bucket": "b", "output_bucket": "c"},
+        **{"input_prefix": "in/", "checkpoint_prefix": "", "output_prefix": "out/deep/"},
+    }
     body = job_body(container_group_id=group) | legacy
     del body["sync"]
     job = api.submit(body)
     assert job["sync"] is None
-    assert {name: job[name] for name in LEGACY_KEYS} == legacy
+    assert {name: job[name] for name in legacy} == legacy
+    assert set(job) == OLD_KEYS | NEW_KEYS | set(legacy)
+
+
+def test_without_the_optional_keys_a_job_has_their_defaults_null_means_absent_and_the_unknown_is_ignored(
+    api: ApiUser, group: str
+) -> None:
+    defaults = {
+        "arguments": [],
+        "environment": {},
+        "max_failures": 3,
+        "heartbeat_interval": 30,
+        "webhook": None,
+        "webhook_events": None,
+        "compression": False,
+        "priority": 0,
+        "labels": {},
+        "max_runtime_s": None,
+        "not_before": None,
+        "retry_backoff_s": 0,
+    }
+    plain = {"command": "true", "container_group_id": group, "sync": {"before": None}}
+    nulls = plain | dict.fromkeys([*defaults, *LEGACY_KEYS])
+    for body in (plain, nulls, plain | {"colour": "blue", "id": UNKNOWN, "status": "completed"}):
+        job = api.submit(body)
+        assert {name: job[name] for name in defaults} == defaults
+        assert (job["status"], job["id"] != UNKNOWN, "colour" in job) == ("pending", True, False)
+
+
+def test_numbers_that_are_whole_are_integers_however_they_are_written(api: ApiUser, group: str) -> None:
+    job = api.submit(job_body(container_group_id=group, max_failures=2.0, heartbeat_interval=6e1))
+    assert (job["max_failures"], job["heartbeat_interval"]) == (2, 60)
+    for wrong in (2.5, "2", True, 1e300):
+        refused(api.request("POST", "/jobs", json=job_body(max_failures=wrong)), 400, "Invalid Input")
+
+
+def test_a_byte_order_mark_in_front_of_json_is_ignored(api: ApiUser, group: str) -> None:
+    body = "\ufeff" + json.dumps(job_body(container_group_id=group))
+    job = api.ok("POST", "/jobs", body=body.encode())
+    [again] = api.ok("POST", "/jobs/batch", body=f"\ufeff[{body[1:]}]".encode())
+    assert api.ok("POST", f"/jobs/{job['id']}/completed", body="\ufeff" + json.dumps(report(group)))
+    assert again["container_group_id"] == group
+    for nothing in ("\ufeff", "\ufeff\ufeff" + body):
+        refused(api.request("POST", "/jobs", body=nothing.encode()), 400, "Invalid Input")
+
+
+def test_an_empty_pattern_is_as_good_as_none(api: ApiUser, group: str) -> None:
+    entry = {"bucket": "b", "prefix": "", "local_path": "/x", "direction": "upload", "pattern": ""}
+    assert api.submit(job_body(container_group_id=group, sync={"after": [entry]}))["sync"]["after"] == [entry]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +212,9 @@ def test_a_body_that_is_no_object_is_400(api: ApiUser, path: str, body: Any) -> 
     refused(api.request("POST", path, body=json.dumps(body).encode()), 400, "Invalid Input")
 
 
+ENTRY = {"bucket": "b", "prefix": "p", "local_path": "/x"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "path"),
     [
@@ -175,6 +231,11 @@ def test_a_body_that_is_no_object_is_400(api: ApiUser, path: str, body: Any) -> 
         ({"sync": {"before": [{"bucket": "b"}]}}, "sync.before.0.prefix"),
         ({"sync": None}, ""),
         ({"input_bucket": "b"}, ""),
+        ({"sync": None, **dict.fromkeys(LEGACY_KEYS[:5], "b")}, ""),
+        ({"sync": {"before": [dict(ENTRY, direction="upload")]}}, "sync.before.0.direction"),
+        ({"sync": {"during": [dict(ENTRY, direction="download")]}}, "sync.during.0.direction"),
+        ({"sync": {"after": [dict(ENTRY, direction="download")]}}, "sync.after.0.direction"),
+        ({"sync": {"after": [ENTRY]}}, "sync.after.0.direction"),
     ],
 )
 def test_a_wrong_value_is_400_and_named(api: ApiUser, wrong: dict[str, Any], path: str) -> None:
@@ -279,6 +340,18 @@ def test_a_wrong_query_is_400(api: ApiUser, query: str) -> None:
     assert body["errors"][0]["path"] == query.split("=")[0]
 
 
+def test_an_empty_parameter_is_an_absent_one(api: ApiUser, group: str) -> None:
+    job = api.submit(job_body(container_group_id=group))
+    everything = api.ok("GET", "/jobs")
+    for name in ("status", "container_group_id", "page_size", "page", "asc", "cursor", "label", "q"):
+        assert api.ok("GET", f"/jobs?{name}=") == everything, name
+    assert api.ok("GET", "/jobs?status=&container_group_id=&page_size=&page=&asc=") == everything
+    assert api.ok("GET", "/jobs?status=&status=running")["jobs"] == []
+    assert api.ok("GET", f"/jobs/{job['id']}?expand=") == everything["jobs"][0]
+    assert api.ok("DELETE", f"/jobs/{job['id']}?purge=") == {"message": "Job canceled"}
+    assert api.ok("GET", f"/work?machine_id=n&container_group_id={group}&wait=") == []
+
+
 @pytest.mark.parametrize("job_id", UNKNOWN_IDS)
 def test_an_unknown_job_is_404_for_every_call(api: ApiUser, job_id: str) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("DELETE", "?purge=true")):
@@ -322,6 +395,19 @@ def test_expand_adds_the_attempts_oldest_first(api: ApiUser, group: str) -> None
     assert (second["attempt"], second["machine_id"], second["end"]) == (2, "node-2", None)
     assert "attempts" not in api.ok("GET", f"/jobs/{job['id']}")
     refused(api.request("GET", f"/jobs/{job['id']}?expand=everything"), 400)
+
+
+def test_how_a_job_ended_and_when_stands_under_the_name_of_its_status(api: ApiUser, group: str) -> None:
+    for end in ("completed", "failed", "canceled"):
+        job = leased(api, group, "node-of-" + end, max_failures=1)
+        call = ("DELETE", f"/jobs/{job['id']}") if end == "canceled" else ("POST", f"/jobs/{job['id']}/{end}")
+        api.ok(*call, json=report(group, "node-of-" + end))
+        ended = api.job(job["id"])
+        assert ended["status"] == end
+        times = {name: ended[name] for name in ("completed", "failed", "canceled")}
+        assert [name for name, time in times.items() if time is not None] == [end]
+        assert ended["created"] <= ended["started"] <= ended[end]
+        assert TIME.match(ended[end])
 
 
 # ---- cancel, delete
@@ -381,9 +467,21 @@ def test_work_is_empty_or_one_job_that_is_running_now(api: ApiUser, group: str) 
         "node-7",
         1,
     )
-    assert TIME.match(job["started"])
-    assert TIME.match(job["lease_expires"])
+    assert all(TIME.match(job[name]) for name in ("started", "heartbeat", "lease_expires"))
+    assert set(job) == OLD_KEYS | NEW_KEYS | {"lease", "lease_expires", "fence"}
     assert lease(api, group, "node-8") is None
+
+
+def test_stale_running_jobs_come_before_pending_ones_and_the_oldest_first(api: ApiUser, group: str) -> None:
+    oldest, second, third = (api.submit(job_body(container_group_id=group))["id"] for _ in range(3))
+    api.ok("POST", f"/jobs/{oldest}/hold")
+    stale = lease(api, group)
+    assert stale is not None
+    assert stale["id"] == second
+    api.ok("POST", f"/jobs/{oldest}/resume")
+    api.ok("POST", f"/jobs/{second}/released", json=report(group))
+    polls = [lease(api, group, f"node-{number}") for number in range(3)]
+    assert [job and job["id"] for job in polls] == [second, oldest, third]
 
 
 @pytest.mark.parametrize(
@@ -469,6 +567,21 @@ def test_a_heartbeat_is_200_and_renews_the_lease(api: ApiUser, group: str, with_
     assert (status, answer["status"], answer["reason"]) == (200, "running", None)
     assert answer["lease_expires"] >= job["lease_expires"]
     replies.HeartbeatReply.model_validate(answer)
+
+
+def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
+    job = leased(api, group, heartbeat_interval=1)
+    path = f"/jobs/{job['id']}"
+
+    def beaten() -> dict[str, Any] | None:
+        api.ok("POST", f"{path}/heartbeat", json=report(group))
+        found: dict[str, Any] = api.ok("GET", path)
+        return found if found["num_heartbeats"] else None
+
+    found = wait_until(beaten, "an interval has passed")
+    assert found["num_heartbeats"] == 1
+    assert TIME.match(found["heartbeat"])
+    assert found["heartbeat"] > job["heartbeat"]
 
 
 def test_a_heartbeat_of_a_node_that_does_not_hold_the_job_says_canceled_and_why(
@@ -633,8 +746,8 @@ def test_an_old_worker_without_lease_or_content_type_lives_its_whole_life(api: A
 def test_the_admin_makes_users_and_keys(api_server: ApiServer, admin: ApiUser) -> None:
     name = f"ada-{uuid.uuid4().hex[:6]}"
     status, _, user = admin.request("POST", "/users", json={"username": name})
-    assert status == 201
-    replies.UserReply.model_validate(user)
+    assert (status, set(user)) == (201, {"id", "username", "created"})
+    assert (user["username"], bool(TIME.match(user["created"]))) == (name, True)
     refused(admin.request("POST", "/users", json={"username": name}), 400, "Invalid Input")
     names = {"org_name": "o", "project_name": "p"}
     status, _, made = admin.request("POST", f"/users/{user['id']}/token", json=names)
@@ -645,7 +758,8 @@ def test_the_admin_makes_users_and_keys(api_server: ApiServer, admin: ApiUser) -
     assert (me["id"], me["username"], me["org_name"], me["project_name"]) == (user["id"], name, "o", "p")
     assert me["is_admin"] is False
     assert me["webhook_secret"].startswith("whsec_")
-    assert admin.ok("GET", "/users/me")["is_admin"] is True
+    own = admin.ok("GET", "/users/me")
+    assert (own["id"], own["is_admin"]) == ("00000000-0000-0000-0000-000000000000", True)
 
 
 @pytest.mark.parametrize(
@@ -697,6 +811,7 @@ def test_browsers_may_ask_first(api: ApiUser, path: str) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     status, headers, _ = api.request("OPTIONS", path, anonymous=True, headers=asked)
     assert status == 204
+    assert "Content-Type" not in headers
     assert headers["Access-Control-Allow-Origin"] == "*"
     methods = headers["Access-Control-Allow-Methods"].split(", ")
     assert methods == ["GET", "POST", "PATCH", "DELETE"]

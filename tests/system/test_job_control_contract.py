@@ -55,14 +55,6 @@ def polls_key(api: ApiUser, api_server: ApiServer, group: str) -> str:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_needs_credentials(api: ApiUser, name: str) -> None:
-    path = f"/jobs/{UNKNOWN}/{name}"
-    refused(api.request("POST", path, anonymous=True), 401, "Unauthorized")
-    refused(api.request("POST", path, key="klp_" + "0" * 40), 403, "Forbidden")
-    refused(api.request("POST", path, body=b"{", key="klp_" + "0" * 40), 403, "Forbidden")
-
-
-@pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("job_id", UNKNOWN_IDS)
 def test_a_change_of_an_unknown_job_is_404(api: ApiUser, name: str, job_id: str) -> None:
     refused(api.request("POST", f"/jobs/{job_id}/{name}"), 404, "Not Found")
@@ -476,13 +468,11 @@ def test_jobs_are_found_by_status_group_label_node_and_text(
     [
         *((f"{filter_}&page=2", "") for filter_ in ("label=a=b", "machine_id=n", "q=x", "cursor=MSAx")),
         *((f"cursor={cursor}", "cursor") for cursor in ("x", "%21%21", "MTIzNA", "%C3%BC", "a" * 129)),
-        *((f"label={label}", "label") for label in ("a", "", "=b", "x" * 193, "a%00")),
+        *((f"label={label}", "label") for label in ("a", "=b", "x" * 193, "a%00")),
         ("label=a=b&label=a=c", "label"),
         ("&".join(f"label={i}=x" for i in range(17)), "label"),
-        ("machine_id=", "machine_id"),
         (f"machine_id={'x' * 129}", "machine_id"),
         ("machine_id=a%0Ab", "machine_id"),
-        ("q=", "q"),
         (f"q={'x' * 257}", "q"),
     ],
 )

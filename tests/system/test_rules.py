@@ -268,6 +268,31 @@ def test_rule_10_before_comes_down_during_is_watched_and_after_goes_up(
     assert (node.folder / "go").exists()
 
 
+def test_rule_10_the_legacy_form_brings_input_and_checkpoint_and_keeps_checkpoint_and_output(
+    fleet: Fleet, s3: S3Server, bucket: str
+) -> None:
+    for key in ("in/x", "ck/state"):
+        s3.client().put_object(Bucket=bucket, Key=key, Body=key.encode())
+    node = fleet.node(INPUT_DIR="input", CHECKPOINT_DIR="checkpoint", OUTPUT_DIR="output")
+    script = (
+        'cat "$INPUT_DIR/x" "$CHECKPOINT_DIR/state" > "$OUTPUT_DIR/early"; '
+        'echo new > "$CHECKPOINT_DIR/state"; '
+        'while [ ! -e go ]; do sleep 0.02; done; echo late > "$OUTPUT_DIR/late"'
+    )
+    job = fleet.submit(
+        script,
+        sync=None,
+        **{f"{folder}_bucket": bucket for folder in ("input", "checkpoint", "output")},
+        **{"input_prefix": "in", "checkpoint_prefix": "ck/", "output_prefix": "out"},
+    )
+    wait_until(lambda: read(s3, bucket, "out/early") == b"in/xck/state", "output is stored while it runs")
+    wait_until(lambda: read(s3, bucket, "ck/state") == b"new\n", "and so is the checkpoint")
+    (node.folder / "go").touch()
+    fleet.wait(job, "completed")
+    assert read(s3, bucket, "out/late") == b"late\n"
+    assert keys(s3, bucket) == {"in/x", "ck/state", "out/early", "out/late"}
+
+
 def test_rule_10_an_empty_sync_is_a_pure_queue(any_fleet: Fleet) -> None:
     any_fleet.node()
     job = any_fleet.submit("mkdir -p out; echo mine > out/kept", sync={})

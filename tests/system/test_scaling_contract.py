@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from kelpie.scaling import Demand, GroupState, failed
 from kelpie.store import Store
 from tests.api import ApiServer, ApiUser, Reply
 from tests.factories import job_body
-from tests.system.contract import TIME, UNKNOWN, assert_admin_only, assert_known_callers_only, refused
+from tests.system.contract import TIME, UNKNOWN, assert_admin_only, refused
 
 UNKNOWN_IDS = [UNKNOWN, "nonsense", "x" * 300, "..%00", "%7Brules%7D"]
 NUMBERS = {"min_replicas": 0, "max_replicas": 5, "idle_threshold_seconds": 60}
@@ -33,21 +32,6 @@ RULE_NAMES = {
 }
 RULES, GROUPS = "/scaling-rules", "/container-groups"
 
-PROTECTED = [
-    ("POST", RULES),
-    ("GET", RULES),
-    ("GET", f"{RULES}/{UNKNOWN}"),
-    ("PATCH", f"{RULES}/{UNKNOWN}"),
-    ("DELETE", f"{RULES}/{UNKNOWN}"),
-    ("DELETE", RULES),
-    ("GET", f"{RULES}/{UNKNOWN}/decision"),
-    ("GET", f"{RULES}/{UNKNOWN}/decisions"),
-    ("PUT", f"{GROUPS}/{UNKNOWN}"),
-    ("GET", GROUPS),
-    ("GET", f"{GROUPS}/{UNKNOWN}"),
-    ("DELETE", f"{GROUPS}/{UNKNOWN}"),
-    ("PUT", f"{GROUPS}/{UNKNOWN}/nodes"),
-]
 ADMIN_ONLY = [
     ("DELETE", RULES),
     ("PUT", f"{GROUPS}/{UNKNOWN}"),
@@ -87,11 +71,6 @@ def rule_of(api: ApiUser, group: str, **numbers: Any) -> dict[str, Any]:
 # ---- credentials
 
 
-@pytest.mark.parametrize(("method", "path"), PROTECTED)
-def test_without_credentials_401_with_an_unknown_key_403(api: ApiUser, method: str, path: str) -> None:
-    assert_known_callers_only(api, method, path)
-
-
 @pytest.mark.parametrize(("method", "path"), ADMIN_ONLY)
 def test_what_only_the_admin_may_do_is_403_for_a_user_whatever_the_body(
     api: ApiUser, method: str, path: str
@@ -99,16 +78,8 @@ def test_what_only_the_admin_may_do_is_403_for_a_user_whatever_the_body(
     assert_admin_only(api, method, path)
 
 
-def test_every_route_is_described_and_tested(api: ApiUser) -> None:
-    paths = api.ok("GET", "/openapi.json")["paths"]
-    described = {
-        (method.upper(), re.sub(r"\{\w+\}", UNKNOWN, path))
-        for path, methods in paths.items()
-        for method in methods
-        if path.startswith((RULES, GROUPS))
-    }
-    assert described == set(PROTECTED)
-    create = paths[RULES]["post"]
+def test_the_schema_names_every_status_of_making_a_rule(api: ApiUser) -> None:
+    create = api.ok("GET", "/openapi.json")["paths"][RULES]["post"]
     assert set(create["responses"]) == {"201", "400", "401", "403", "409", "429", "503"}
 
 
@@ -458,11 +429,8 @@ def test_a_host_reports_its_nodes_and_hears_what_it_is_to_run(
     api: ApiUser, admin: ApiUser, api_server: ApiServer, group: str
 ) -> None:
     path = f"{GROUPS}/{group}/nodes"
-    assert admin.ok("PUT", path, json={"nodes": ["a"]}) == {
-        "state": "stopped",
-        "replicas": 0,
-        "reallocate": [],
-    }
+    status, _, heard = admin.request("PUT", path, json={"nodes": ["a"]})
+    assert (status, heard) == (200, {"state": "stopped", "replicas": 0, "reallocate": []})
     store = Store.connect(api_server.redis_url)
     store.groups.scale(group, replicas=3, state=GroupState.RUNNING)
     store.groups.reallocate(group, "b")

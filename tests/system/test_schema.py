@@ -27,6 +27,9 @@ CHECKS = [
     response_schema_conformance,
 ]
 LONG_POLL_S = 0.1
+HEAD_TOO_LONG = {414, 431}
+"""Refused before it is known which route is meant."""
+
 OF_ALL_TESTS = {("DELETE", "/jobs"), ("DELETE", "/users")}
 """What the admin may delete is other tests' work too."""
 
@@ -40,9 +43,9 @@ def requests_that_conform(schema: Any, user: ApiUser, *, is_admin: bool = False)
             case.query["wait"] = LONG_POLL_S
         if is_admin and (case.method, case.path) in OF_ALL_TESTS:
             return
-        case.call_and_validate(
-            base_url=user.url, headers={"X-Kelpie-Key": user.key}, checks=CHECKS, timeout=30
-        )
+        answer = case.call(base_url=user.url, headers={"X-Kelpie-Key": user.key}, timeout=30)
+        if answer.status_code not in HEAD_TOO_LONG:
+            case.validate_response(answer, checks=CHECKS)
         sent[f"{case.method} {case.path}"] += 1
 
     for result in schema.get_all_operations():

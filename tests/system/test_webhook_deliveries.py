@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -65,6 +66,34 @@ def deliveries(user: ApiUser, query: str = "") -> list[dict[str, Any]]:
     return list(page["deliveries"])
 
 
+def test_a_receiver_of_before_hears_of_running_failed_and_completed_in_the_words_that_it_knows(
+    user: ApiUser, to: Receiver
+) -> None:
+    group = f"group-{uuid.uuid4().hex[:8]}"
+    body = job_body(container_group_id=group, webhook=to.url, max_failures=1)
+    ids = {}
+    for node, end in (("node-1", "completed"), ("node-2", "failed")):
+        ids[node] = user.submit(body)["id"]
+        [leased] = user.ok("GET", f"/work?machine_id={node}&container_group_id={group}")
+        assert leased["id"] == ids[node]
+        report = {"machine_id": node, "container_group_id": group}
+        user.ok("POST", f"/jobs/{leased['id']}/{end}", json=report)
+    wait_until(lambda: len(to.deliveries) == 4, "two of each job")
+    bodies = [json.loads(delivery.body) for delivery in to.deliveries]
+    for node, end in (("node-1", "completed"), ("node-2", "failed")):
+        who = {"job_id": ids[node], "machine_id": node, "container_group_id": group}
+        assert {"status": "running"} | who in bodies
+        assert {"status": end} | who in bodies
+    secret = user.ok("GET", "/users/me")["webhook_secret"]
+    for delivery in to.deliveries:
+        assert delivery.headers["content-type"] == "application/json"
+        assert delivery.headers["x-kelpie-key"] == secret
+        assert delivery.headers["user-agent"].startswith("kelpie/")
+        assert delivery.headers.keys() >= {"webhook-id", "webhook-timestamp", "webhook-signature"}
+        Webhook(secret).verify(delivery.body, delivery.headers)
+        assert user.key not in repr(delivery)
+
+
 def test_every_delivery_is_kept_with_what_became_of_it(user: ApiUser, to: Receiver) -> None:
     job_id = run_job(user, to)
     found = wait_until(
@@ -97,7 +126,8 @@ def test_a_replay_comes_with_the_same_id(user: ApiUser, to: Receiver) -> None:
 
 def test_the_old_secret_signs_beside_the_new_one(user: ApiUser, to: Receiver) -> None:
     old = user.ok("GET", "/users/me")["webhook_secret"]
-    rotated = user.ok("POST", "/users/me/webhook-secret/rotate")
+    status, _, rotated = user.request("POST", "/users/me/webhook-secret/rotate")
+    assert status == 200
     RotatedReply.model_validate(rotated)
     new = user.ok("GET", "/users/me")["webhook_secret"]
     assert rotated["webhook_secret"] == new != old
@@ -114,6 +144,29 @@ def test_a_job_is_told_of_what_it_asks_for(user: ApiUser, to: Receiver) -> None:
     wait_until(lambda: to.deliveries, "the cancel")
     assert b'"status":"canceled"' in to.deliveries[0].body
     assert user.submit(job_body())["webhook_events"] is None
+
+
+def test_a_job_is_told_of_what_befalls_its_attempts_when_it_asks_for_it(user: ApiUser, to: Receiver) -> None:
+    group = f"group-{uuid.uuid4().hex[:8]}"
+    events = ["interrupted", "released", "app_failed", "sync_failed"]
+    user.submit(
+        job_body(container_group_id=group, webhook=to.url, webhook_events=events, heartbeat_interval=1)
+    )
+    for node, call, more in (
+        ("a", "released", {}),
+        ("b", "failed", {}),
+        ("c", "failed", {"outcome": "sync_failed"}),
+        ("d", None, {}),  # it is never heard of again
+    ):
+        [leased] = user.ok("GET", f"/work?machine_id={node}&container_group_id={group}")
+        report = {"machine_id": node, "container_group_id": group}
+        if call is not None:
+            user.ok("POST", f"/jobs/{leased['id']}/{call}", json=report | more)
+    wait_until(lambda: len(to.deliveries) == 4, "all four")
+    said = [json.loads(delivery.body) for delivery in to.deliveries]
+    assert {one["status"]: one["machine_id"] for one in said} == {
+        **{"released": "a", "app_failed": "b", "sync_failed": "c", "interrupted": "d"}
+    }
 
 
 @pytest.mark.parametrize("wrong", [["nonsense"], "running", [1], ["purged"], ["running"] * 100])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import redis
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from flask import typing as ft
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -112,4 +112,6 @@ def _harden(response: Response) -> Response:
     # Answers hold job definitions and secrets of leases: no cache may keep them. Pages say otherwise.
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    if response.status_code == 204 or request.method == "OPTIONS":
+        response.headers.pop("Content-Type", None)  # Flask calls also what is empty HTML
     return response

@@ -47,7 +47,6 @@ class DrainedNodesReply(Reply):
 class ResumedReply(Reply):
     """A node that gets jobs again."""
 
-    machine_id: str
     container_group_ids: Annotated[list[str], Field(description="Where it was drained.")]
 
 
@@ -67,10 +66,7 @@ def drain(json: NodeBody) -> Answer:
 def resume(json: NodeBody) -> Answer:
     """Let a drained node have jobs again; harmless when repeated."""
     queues = services().store.undrain(scope(), json.machine_id, json.container_group_id)
-    return {
-        "machine_id": json.machine_id,
-        "container_group_ids": [queue.container_group_id for queue in queues],
-    }
+    return {"container_group_ids": [queue.container_group_id for queue in queues]}
 
 
 @drains.get("/drained")

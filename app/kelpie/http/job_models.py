@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from kelpie.http.models import Body, GroupId, Query, printable
+from kelpie.http.models import WHOLE, Body, GroupId, Query, printable
 from kelpie.job import (
     LEGACY_KEYS,
     MAX_BATCH,
@@ -108,7 +108,6 @@ def _runnable(pattern: str) -> str:
 Pattern = Annotated[
     str,
     Field(
-        min_length=1,
         max_length=MAX_PATTERN_LENGTH,
         description="A regular expression in ECMAScript syntax, searched in the path relative to the folder.",
     ),
@@ -171,9 +170,10 @@ class JobBody(Body):
     arguments: Annotated[list[Argument], Field(max_length=10_000)] | None = None
     environment: Annotated[dict[Variable, Argument], Field(max_length=1000)] | None = None
     container_group_id: GroupId
-    max_failures: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_failures: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
     heartbeat_interval: (
-        Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them.")] | None
+        Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them."), WHOLE]
+        | None
     ) = None
     webhook: Webhook | None = None
     webhook_events: (
@@ -194,12 +194,13 @@ class JobBody(Body):
     checkpoint_prefix: Prefix | None = None
     output_bucket: Bucket | None = None
     output_prefix: Prefix | None = None
-    priority: Annotated[int, Field(ge=0, le=255, description="Higher is leased first.")] | None = None
+    priority: Annotated[int, Field(ge=0, le=255, description="Higher is leased first."), WHOLE] | None = None
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=64)] | None = None
     max_runtime_s: (
         Annotated[
             int,
             Field(ge=1, le=2**31, description="From lease to report; a longer attempt has failed."),
+            WHOLE,
         ]
         | None
     ) = None
@@ -221,6 +222,7 @@ class JobBody(Body):
                 le=86_400,
                 description="The pause after the first failure; each further one doubles it, up to a day.",
             ),
+            WHOLE,
         ]
         | None
     ) = None

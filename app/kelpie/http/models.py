@@ -1,14 +1,15 @@
 """What clients may send, as pydantic models: they validate, and they make /openapi.json.
 
 Here is what the models of every resource share; they are beside this, each resource in a file of its own.
-Strict: "3" is no integer and 1 is no boolean. Unknown keys are ignored, a null optional key is absent.
+Strict: "3" is no integer and 1 is no boolean; but 3.0 is an integer, as JSON has numbers only. Unknown keys
+are ignored, a null optional key is absent.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def printable(value: str) -> str:
@@ -17,6 +18,13 @@ def printable(value: str) -> str:
         raise ValueError("it contains a control character")
     return value
 
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""For integers of a JSON body."""
 
 GroupId = Annotated[
     str,

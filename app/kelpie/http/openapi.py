@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from functools import cache
 from typing import Any, get_origin, get_type_hints
@@ -101,10 +102,13 @@ def _lists(model: type[Query]) -> frozenset[str]:
 
 
 def _arguments(model: type[Query]) -> dict[str, Any]:
-    """The query string; what the model takes a list of may be given several times."""
+    """The query string; what the model takes a list of may be given several times.
+
+    An empty parameter is an absent one: scripts and forms send it for a filter that nobody has set.
+    """
     many = _lists(model)
-    given = request.args.to_dict(flat=False)
-    return {name: values if name in many else values[0] for name, values in given.items()}
+    given = {name: [one for one in values if one] for name, values in request.args.lists()}
+    return {name: values if name in many else values[0] for name, values in given.items() if values}
 
 
 def _model(model: type[Query], values: dict[str, Any]) -> BaseModel:
@@ -119,6 +123,7 @@ def _body(model: type[BaseModel]) -> BaseModel:
     body = _read(request.content_length or limit or 0)
     if request.content_length is None and limit is not None and len(body) >= limit:
         raise RequestEntityTooLarge  # sent in chunks, so nobody knew; what we have of it ends at the limit
+    body = body.removeprefix(codecs.BOM_UTF8)  # which some editors and shells write in front of JSON
     if not body and issubclass(model, Body) and model.may_be_absent:
         body = b"{}"
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kelpie.http.models import Body, MachineId, Name, Query
+from kelpie.http.models import WHOLE, Body, MachineId, Name, Query
 from kelpie.scaling import MAX_IDLE_THRESHOLD_S, MAX_REPLICAS, MAX_SLOTS
 from kelpie.store.groups import MAX_REPORTED_NODES
 from kelpie.store.rules import MAX_DECISIONS
@@ -28,10 +28,11 @@ GroupUuid = Annotated[
     Field(max_length=36, description="A UUID. Also names the queue.", json_schema_extra={"format": "uuid"}),
     AfterValidator(as_uuid),
 ]
-Replicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS)]
+Replicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS), WHOLE]
 IdleThreshold = Annotated[
     int,
     Field(ge=0, le=MAX_IDLE_THRESHOLD_S, description="How long a finished job still counts, in seconds."),
+    WHOLE,
 ]
 
 
@@ -77,7 +78,9 @@ class ContainerGroupBody(Body):
     organization: Name
     project: Name
     slots: Annotated[
-        int | None, Field(ge=1, le=MAX_SLOTS, description="Jobs that one replica runs at once; 1 by default.")
+        int | None,
+        Field(ge=1, le=MAX_SLOTS, description="Jobs that one replica runs at once; 1 by default."),
+        WHOLE,
     ] = None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kelpie.http.models import Body, Name, Query
+from kelpie.http.models import WHOLE, Body, Name, Query
 from kelpie.store import Scope
 from kelpie.store.api_keys import MAX_EXPIRY_S
 
@@ -29,7 +29,8 @@ class KeyBody(Body):
     ) = None
     name: Name | None = None
     expires_in_s: (
-        Annotated[int, Field(ge=1, le=MAX_EXPIRY_S, description="Seconds; absent: it never expires.")] | None
+        Annotated[int, Field(ge=1, le=MAX_EXPIRY_S, description="Seconds; absent: it never expires."), WHOLE]
+        | None
     ) = None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from kelpie.http.models import Body, GroupId, MachineId, Query
+from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query
 from kelpie.job import (
     MAX_LOG_BATCH_LINES,
     MAX_LOG_LINE_CHARS,
@@ -66,10 +66,10 @@ class ReportBody(Body):
 class FailureBody(ReportBody):
     """A failure, and what is known of it."""
 
-    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), WHOLE] | None = None
     reason: Annotated[str, Field(max_length=2000)] | None = None
     outcome: Literal["app_failed", "sync_failed"] | None = None
-    signal: Annotated[int, Field(ge=1, le=64, description="That killed the command.")] | None = None
+    signal: Annotated[int, Field(ge=1, le=64, description="That killed the command."), WHOLE] | None = None
     out_of_memory: Annotated[bool, Field(description="The kernel killed it for lack of memory.")] | None = (
         None
     )
@@ -106,7 +106,9 @@ class LogBody(ReportBody):
 
     lease: Annotated[str, Field(min_length=1, max_length=256, description="The secret of the attempt.")]
     first: Annotated[
-        int, Field(ge=1, le=MAX_LINE_NUMBER, description="The number of the first line, from 1 per attempt.")
+        int,
+        Field(ge=1, le=MAX_LINE_NUMBER, description="The number of the first line, from 1 per attempt."),
+        WHOLE,
     ]
     lines: Annotated[list[LogLineBody], Field(min_length=1, max_length=MAX_LOG_BATCH_LINES)]
 

@@ -76,6 +76,9 @@ def decode_spec(data: bytes, container_group_id: str) -> JobSpec:
 
 Fields = Mapping[str, str]
 
+Entries = Sequence[tuple[Any, Any]]
+"""Entries of a stream as redis-py gives them: id and fields."""
+
 
 def text(value: bytes | str) -> str:
     """What a client that does not decode answers with, as text."""
@@ -168,21 +171,37 @@ def open_attempt(fields: Fields) -> Attempt | None:
 
 
 def decode_event(event_id: bytes | str, raw: Mapping[Any, Any]) -> Event:
-    """An event from its entry in the stream."""
-    fields = fields_of(raw)
+    """An event from its entry in the stream, as prelude.lua writes it.
+
+    Raises ValueError for one that this version does not know.
+    """
+    kind, job_id, attempt, status, time, node = fields_of(raw).get("event", "").split("\n")
     return Event(
         id=text(event_id),
-        type=EventType(fields["type"]),
-        job_id=fields["job"],
-        attempt=int(fields["attempt"]),
-        node=fields["node"] or None,
-        status=JobStatus(fields["status"]),
-        time=int(fields["time"]),
+        type=EventType(kind),
+        job_id=job_id,
+        attempt=int(attempt),
+        node=node or None,
+        status=JobStatus(status),
+        time=int(time),
     )
 
 
 def _unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
+
+
+def decode_events(entries: Entries) -> list[Event]:
+    """Entries as events. Without those of a later version that this one does not know."""
+    found = []
+    for event_id, raw in entries:
+        if event_id is None or not raw:
+            continue
+        try:
+            found.append(decode_event(event_id, raw))
+        except ValueError:
+            continue
+    return found
 
 
 def _time(fields: Fields, name: str) -> int | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from typing import Any
 
 from kelpie.scaling import Demand
 from kelpie.store.access import Access
-from kelpie.store.codec import fields_of, text
+from kelpie.store.codec import decode_events, text
 from kelpie.store.connection import translated
 from kelpie.store.records import EventType
 from kelpie.store.registry import Place
 
-_ENDS = frozenset({EventType.COMPLETED.value, EventType.FAILED.value, EventType.CANCELED.value})
+_ENDS = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELED})
 _BATCH = 1000
 MAX_EVENTS = 20_000
 """Events that one count of finished jobs looks at; beyond them it is a lower bound."""
@@ -66,14 +67,10 @@ class Demands(Access):
         since = f"{max(0, seconds * 1000 + microseconds // 1000 - within_s * 1000)}-0"
         before, ended = "+", set[str]()
         for _ in range(MAX_EVENTS // _BATCH):
-            entries = self.redis.xrevrange(place.keys.events, max=before, min=since, count=_BATCH)
-            for event_id, raw in entries or ():
-                if event_id is None or raw is None:
-                    continue
-                before = f"({text(event_id)}"
-                fields = fields_of(raw)
-                if fields["type"] in _ENDS and fields["attempt"] != "0":
-                    ended.add(fields["job"])
-            if len(ended) >= enough or len(entries or ()) < _BATCH:
+            entries: Any = self.redis.xrevrange(place.keys.events, max=before, min=since, count=_BATCH)
+            found = decode_events(entries)
+            ended.update(event.job_id for event in found if event.type in _ENDS and event.attempt)
+            if len(ended) >= enough or len(entries) < _BATCH:
                 break
+            before = f"({text(entries[-1][0])}"
         return min(len(ended), enough)

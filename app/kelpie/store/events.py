@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import redis
 
 from kelpie.errors import InvalidInputError
-from kelpie.store.codec import decode_event, text
+from kelpie.store.codec import Entries, decode_events, text
 from kelpie.store.connection import translated
 from kelpie.store.keys import QueueKeys
 from kelpie.store.records import Event, Queue
@@ -25,9 +25,6 @@ _CHUNK = 500  # streams that one command or pipeline reads
 _SETTLING_LOOKS = 10  # after that the clock went back, and nobody knows
 _JOB_SCAN = 1000  # entries that one call of read_job_events looks at
 _POSITION = re.compile(r"(\d{1,15})-(\d{1,19})-(\d{1,10})\Z")
-
-Raw = Sequence[tuple[Any, Any]]
-"""Entries of a stream as redis-py gives them."""
 
 
 class Position(NamedTuple):
@@ -83,9 +80,13 @@ class Events:
 
     def read(self, queue: Queue, after_id: str = START, count: int = 100) -> list[Event]:
         """Up to ``count`` events after the one of that id. The newest 100,000 or so are kept."""
-        with translated():
-            entries = self._client.xrange(_keys(queue).events, min=f"({after_id}", count=count)
-        return _decoded(entries or ())
+        while True:
+            with translated():
+                entries: Any = self._client.xrange(_keys(queue).events, min=f"({after_id}", count=count)
+            events = decode_events(entries)
+            if events or len(entries) < count:
+                return events
+            after_id = text(entries[-1][0])  # all of a later version: what comes after them is not held up
 
     def relay_cursor(self, queue: Queue) -> str:
         """The id of the last event that the relay has passed on."""
@@ -124,11 +125,11 @@ class Events:
             chunk = {_keys(queue).events: queue for queue in queues[start : start + _CHUNK]}
             streams: dict[Any, Any] = {key: cursors[queue] for key, queue in chunk.items()}
             for key, entries in self._xread(streams, count):
-                if events := _decoded(entries):
+                if events := decode_events(entries):
                     found[chunk[text(key)]] = events
         return found
 
-    def _xread(self, streams: dict[Any, Any], count: int) -> Iterable[tuple[Any, Raw]]:
+    def _xread(self, streams: dict[Any, Any], count: int) -> Iterable[tuple[Any, Entries]]:
         with translated():
             if not isinstance(cast("object", self._client), redis.RedisCluster):
                 answer: Any = self._client.xread(streams, count=count)
@@ -182,7 +183,7 @@ class Events:
                 limit=count - len(found),
             )
             pairs = [(entry[0], dict(zip(entry[1][::2], entry[1][1::2], strict=True))) for entry in entries]
-            found += [PlacedEvent(queue, event) for event in _decoded(pairs)]
+            found += [PlacedEvent(queue, event) for event in decode_events(pairs)]
             if not last:
                 break
             first = f"({text(last)}"
@@ -218,28 +219,15 @@ class _Source:
         self.found: list[PlacedEvent] = []
         self.positions: list[Position] = []
 
-    def take(self, entries: Raw, size: int) -> None:
+    def take(self, entries: Entries, size: int) -> None:
         """What the next read gave."""
         self.exhausted = len(entries) < size
         for event_id, _ in entries:
             ms, _, sequence = text(event_id).partition("-")
             self.positions.append(Position(int(ms), int(sequence), self.queue.number))
-        self.found += [PlacedEvent(self.queue, event) for event in _decoded(entries)]
+        self.found += [PlacedEvent(self.queue, event) for event in decode_events(entries)]
         if entries:
             self.first = f"({text(entries[-1][0])}"
-
-
-def _decoded(entries: Raw) -> list[Event]:
-    """Entries as events. Without those of a later version that this one does not know."""
-    found = []
-    for event_id, fields in entries:
-        if event_id is None or not fields:
-            continue
-        try:
-            found.append(decode_event(event_id, fields))
-        except (ValueError, KeyError):
-            continue
-    return found
 
 
 def _lost_some(info: Mapping[str, Any], queue: Queue, after: Position) -> bool:

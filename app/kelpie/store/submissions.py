@@ -62,16 +62,14 @@ class Submissions(Jobs):
         rows: dict[str, list[Row]] = defaultdict(list)
         for job_id, spec, data in zip(ids, specs, encoded, strict=True):
             rows[spec.container_group_id].append((job_id, spec.priority, data, _options(spec)))
-        answers = self._submit_rows(
+        created_ms = self._submit_rows(
             [(places[group], jobs) for group, jobs in rows.items()], repeatable=idempotency_key is not None
         )
         submitted = []
         for job_id, spec in zip(ids, specs, strict=True):
-            created, known = answers[job_id]
+            created = created_ms[job_id]
             submitted.append(
-                self.get(job_id)
-                if known
-                else Job(
+                Job(
                     id=job_id,
                     user_id=user_id,
                     spec=spec,
@@ -79,6 +77,8 @@ class Submissions(Jobs):
                     created=created,
                     due=spec.not_before,
                 )
+                if created
+                else self.get(job_id)
             )
         return submitted
 
@@ -97,8 +97,8 @@ class Submissions(Jobs):
 
     def _submit_rows(
         self, batches: Sequence[tuple[Place, Sequence[Row]]], *, repeatable: bool
-    ) -> dict[str, tuple[int, bool]]:
-        """When each job was created, and whether it existed before."""
+    ) -> dict[str, int]:
+        """When each job was created, in ms; 0 if it existed before."""
         if len(batches) == 1:
             place, rows = batches[0]
             answers = [self._run("submit", place, jobs=rows)]
@@ -110,9 +110,9 @@ class Submissions(Jobs):
             ]
             answers = self._scripts.run_together("submit", calls)
         return {
-            str(row[0]): (int(created), bool(known))
+            str(row[0]): int(created)
             for (_, rows), answer in zip(batches, answers, strict=True)
-            for row, created, known in zip(rows, answer[::2], answer[1::2], strict=True)
+            for row, created in zip(rows, answer, strict=True)
         }
 
     def _submit_in_turn(

@@ -39,9 +39,9 @@ def test_drain_waits_until_the_node_holds_nothing(
 
 
 def test_a_drain_is_undone_and_all_are_listed(kelpie: Kelpie, server: Scripted) -> None:
-    server.answer(200, {"machine_id": "node-1", "container_group_ids": ["sims"]})
+    server.answer(200, {"container_group_ids": ["sims"]})
     assert kelpie("drain", "node-1", "--undo").out == "node-1 gets jobs again in sims\n"
-    server.answers = [(200, {"machine_id": "node-1", "container_group_ids": []}, {})]
+    server.answers = [(200, {"container_group_ids": []}, {})]
     assert "it was not drained" in kelpie("drain", "node-1", "--undo").out
     server.answers = [(200, {"nodes": [DRAINED | {"machine_id": "\x1b[2J"}]}, {})]
     said = kelpie("drain")

@@ -39,7 +39,7 @@ def made(store: Store) -> Iterator[Any]:
 
         def make(**settings: Any) -> Flask:
             app = create_app(Settings(**settings), store)
-            stack.callback(services(app).poller.close)
+            stack.callback(services(app).close)  # its pulse, too, ends with the test
             return app
 
         yield make

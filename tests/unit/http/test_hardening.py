@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import struct
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +29,8 @@ SETTINGS = {
     "KELPIE_REQUEST_TIMEOUT_S": "2",
     "KELPIE_MAX_BODY_BYTES": "4096",
     "KELPIE_METRICS_TOKEN": TOKEN,
+    "KELPIE_CORS_ORIGINS": "https://a.example",
+    "KELPIE_RATE_WORK_PER_S": "1",
 }
 
 
@@ -143,21 +146,21 @@ def test_a_body_of_malformed_chunks_is_400(server: ApiServer, chunks: bytes) -> 
 
 @pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Content-Length: 20"])
 def test_a_client_that_goes_while_it_sends_is_no_defect(server: ApiServer, framing: str) -> None:
-    before = refused_submits(server)
+    path = f"/jobs/{uuid.uuid4()}/completed"  # no other request of this log has it
     for lingers in (0, 1):  # reset the connection, or end it in good order
         with connect(server) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, lingers))
-            client.sendall(head(server, framing, "Expect: 100-continue"))
+            client.sendall(head(server, framing, "Expect: 100-continue", path=path))
             assert b" 100 " in client.recv(100)  # it reads the body now
             client.sendall(b"5\r\n{")
-    wait_until(lambda: refused_submits(server) == before + 2, "both are refused as what they are")
+    wait_until(lambda: refusals(server, path) == 2, "both are refused as what they are")
     assert "internal error" not in server.log.read_text()
 
 
-def refused_submits(server: ApiServer) -> int:
-    """How many submits were answered 400, as the log tells."""
+def refusals(server: ApiServer, path: str) -> int:
+    """How many requests of this path were answered 400, as the log tells."""
     lines = (json.loads(line) for line in server.log.read_text().splitlines())
-    return sum((line.get("path"), line.get("status")) == ("/jobs", 400) for line in lines)
+    return sum((line.get("path"), line.get("status")) == (path, 400) for line in lines)
 
 
 def test_a_chunked_body_within_the_limit_is_read(server: ApiServer) -> None:
@@ -183,6 +186,30 @@ def test_a_head_beyond_the_limits_is_refused_as_json(
     answer = answer_to(server, request_bytes)
     assert answer.startswith(b"HTTP/1.1 " + status + b" ")
     assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"error", "message"}
+
+
+def test_who_asks_too_often_is_429_and_told_when_to_try_again(server: ApiServer) -> None:
+    user = server.new_user()
+    path = "/work?machine_id=n&container_group_id=g"
+    refusal = next(reply for reply in (user.request("GET", path) for _ in range(200)) if reply[0] != 200)
+    status, headers, body = refusal
+    assert (status, headers["Content-Type"], body["error"]) == (429, "application/json", "Too Many Requests")
+    assert int(headers["Retry-After"]) >= 1
+    assert user.request("GET", "/jobs")[0] == 200
+    assert server.new_user().request("GET", path)[0] == 200
+
+
+def test_only_pages_of_the_configured_origins_may_read_answers(server: ApiServer) -> None:
+    user = server.new_user()
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-kelpie-key"}
+    for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+        for reply in (
+            user.request("GET", "/jobs", headers={"Origin": origin}),
+            user.request("GET", "/jobs", headers={"Origin": origin}, anonymous=True),
+            user.request("OPTIONS", "/jobs", headers={"Origin": origin} | asked, anonymous=True),
+        ):
+            assert reply[1].get("Access-Control-Allow-Origin") == allowed
+            assert reply[1]["Vary"] == "Origin"
 
 
 def test_hundreds_of_slow_clients_hold_up_nobody(server: ApiServer) -> None:

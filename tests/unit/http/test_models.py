@@ -107,7 +107,7 @@ def test_unknown_keys_are_ignored() -> None:
         ("max_failures", "3"),
         ("max_failures", True),
         ("max_failures", 0),
-        ("max_failures", 2.0),
+        ("max_failures", 2.5),
         ("heartbeat_interval", 0),
         ("heartbeat_interval", 10**12),
         ("compression", 1),

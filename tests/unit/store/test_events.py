@@ -6,7 +6,7 @@ import pytest
 
 from kelpie.job import JobStatus, Outcome
 from kelpie.store import Event, EventType
-from tests.factories import GROUP
+from tests.factories import GROUP, event_entry
 from tests.unit.store.conftest import START_MS, USER, StoreUnderTest, holder_of
 
 
@@ -71,6 +71,15 @@ def test_events_are_read_on_from_any_of_them(sut: StoreUnderTest) -> None:
     assert len(found) == 7
 
 
+def test_events_of_a_later_version_do_not_hold_up_those_after_them(sut: StoreUnderTest) -> None:
+    job = sut.submit_one()
+    first = events(sut)[0]
+    for _ in range(7):
+        sut.redis.xadd(sut.keys().events, event_entry("teleported", job.id))
+    sut.store.cancel(job.id)
+    assert [event.type for event in events(sut, first.id, count=3)] == [EventType.CANCELED]
+
+
 def test_the_relay_finds_its_cursor_again(sut: StoreUnderTest) -> None:
     sut.submit(2)
     queue = sut.store.find_queue(USER, GROUP)
@@ -88,7 +97,7 @@ def test_the_relay_finds_its_cursor_again(sut: StoreUnderTest) -> None:
 def test_streams_are_bounded(sut: StoreUnderTest) -> None:
     if not sut.real:
         pytest.skip("105,000 entries are slow on fakeredis")
-    fill = "for i = 1, 105000 do redis.call('XADD', KEYS[1], '*', 'type', 'submitted') end"
+    fill = "for i = 1, 105000 do redis.call('XADD', KEYS[1], '*', 'event', 'x') end"
     sut.redis.eval(fill, 1, sut.keys().events)
     sut.submit(1)
     assert 100_000 <= sut.redis.xlen(sut.keys().events) < 100_500

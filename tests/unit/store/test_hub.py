@@ -13,7 +13,7 @@ from kelpie.job import Outcome
 from kelpie.store import EventHub, Follower, PlacedEvent, Position, Queue, Store
 from kelpie.store import hub as module
 from kelpie.store.events import BEGINNING
-from tests.factories import GROUP, spec
+from tests.factories import GROUP, event_entry, spec
 from tests.unit.store.conftest import OTHER_USER, USER, holder_of
 from tests.waiting import wait_until
 
@@ -196,9 +196,8 @@ def test_a_clock_that_went_back_hides_nothing(hub: EventHub, real_store: Store) 
     submit(real_store, group="ahead")
     ahead_ms = real_store.events.settled_ms() + 3_600_000  # what was submitted is not of now
     follower = hub.follow(USER)
-    event = {"type": "running", "job": "early", "attempt": 1, "node": "", "status": "running", "time": 1}
     [stream] = real_store.redis.scan_iter(match="kelpie:*:events")
-    real_store.redis.xadd(stream, dict(event), id=f"{ahead_ms}-0")
+    real_store.redis.xadd(stream, event_entry("running", "early"), id=f"{ahead_ms}-0")
     heard = hear(follower, 1)
     [job_id] = submit(real_store, group="on-time")
     heard += hear(follower, 1)

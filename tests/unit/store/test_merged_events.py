@@ -9,7 +9,7 @@ import pytest
 from kelpie.errors import InvalidInputError
 from kelpie.store import Event, EventType, PlacedEvent, Position, Queue
 from kelpie.store.events import BEGINNING
-from tests.factories import spec
+from tests.factories import event_entry, spec
 from tests.unit.store.conftest import USER, StoreUnderTest
 
 LATER_MS = 10**14
@@ -26,8 +26,7 @@ def fill(sut: StoreUnderTest, ids: dict[str, list[str]], job_id: str = "job") ->
 
 
 def add(sut: StoreUnderTest, group: str, event_id: str, job_id: str = "job", kind: str = "running") -> None:
-    fields = {"type": kind, "job": job_id, "attempt": 1, "node": "n", "status": "running", "time": 1}
-    sut.redis.xadd(sut.keys(group).events, dict(fields), id=event_id)
+    sut.redis.xadd(sut.keys(group).events, event_entry(kind, job_id), id=event_id)
 
 
 def ids(page: list[PlacedEvent]) -> list[str]:

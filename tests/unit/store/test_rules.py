@@ -11,7 +11,7 @@ from kelpie.job import Outcome
 from kelpie.scaling import Action, ContainerGroup, Decision, Demand, GroupState, ScalingRule, decide, failed
 from kelpie.store import ADMIN_ID, keys
 from kelpie.store.rules import MAX_DECISIONS
-from tests.factories import GROUP
+from tests.factories import GROUP, event_entry
 from tests.unit.store.conftest import OTHER_USER, USER, StoreUnderTest, holder_of
 
 GROUP_ID = "0c6b4b6e-2f4a-4c57-9d0e-5b8a2b6f1d3c"
@@ -336,8 +336,8 @@ def test_jobs_that_ended_on_a_node_count_for_a_while(sut: StoreUnderTest) -> Non
 
 
 def test_jobs_that_ended_earlier_do_not_count(sut: StoreUnderTest) -> None:
-    long_ago = {"type": "completed", "job": "x", "attempt": 1, "node": "n", "status": "completed", "time": 1}
-    sut.redis.xadd(sut.store._registry.register(USER, GROUP).keys.events, long_ago, id="1000-0")
+    stream = sut.store._registry.register(USER, GROUP).keys.events
+    sut.redis.xadd(stream, event_entry("completed", "x", status="completed"), id="1000-0")
     job = sut.submit_one()
     sut.store.finish(job.id, holder_of(sut.lease()), Outcome.COMPLETED)
     assert demand(sut) == Demand(0, 0, finished=1)

@@ -163,6 +163,7 @@ def test_every_field_of_a_job_that_scripts_write_is_described() -> None:
     written = set()
     for name in (*QUEUE_SCRIPTS, PRELUDE):
         written |= set(re.findall(r"\bput\(job, '(\w+)'", code_of(name)))
+    written |= {"order", "place", "labels"}  # once, by submit
     assert written <= set(keys.JOB_FIELDS)
     # Times of an end are named like the status; submit takes options under the fields' names.
     by_variable = {"completed", "canceled", "failed", "due", "lease_ms", "max_failures"}

@@ -14,11 +14,8 @@
 local job, first, last, scan, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local entries = redis.call('XRANGE', KEYS[1], first, last, 'COUNT', scan)
 local found = {}
-for i, entry in ipairs(entries) do
-  local fields = entry[2]
-  for n = 1, #fields, 2 do
-    if fields[n] == 'job' and fields[n + 1] == job then found[#found + 1] = entry end
-  end
+for _, entry in ipairs(entries) do
+  if string.find(entry[2][2], '\n' .. job .. '\n', 1, true) then found[#found + 1] = entry end
   if #found >= limit then return {entry[1], found} end
 end
 if #entries < scan then return {'', found} end
