@@ -103,6 +103,22 @@ def test_lines_that_are_wrong_are_400(api: ApiUser, group: str, wrong: dict[str,
     assert api.request("POST", f"/jobs/{job['id']}/logs", json=body)[0] == 400
 
 
+def test_lines_sent_again_are_200_and_change_nothing(api: ApiUser, group: str) -> None:
+    job, node = leased(api, group)
+    for _ in range(2):
+        body = node | {"first": 1, "lines": lines("a")}
+        status, _, answer = api.request("POST", f"/jobs/{job['id']}/logs", json=body)
+        assert (status, answer) == (200, {"message": "Lines kept"})
+    assert texts(api.ok("GET", f"/jobs/{job['id']}/logs")) == ["a"]
+
+
+def test_the_log_of_an_unknown_job_is_404(api: ApiUser, group: str) -> None:
+    _, node = leased(api, group)
+    path = f"/jobs/{uuid.uuid4()}/logs"
+    assert api.request("GET", path)[0] == 404
+    assert api.request("POST", path, json=node | {"first": 1, "lines": lines("a")})[0] == 404
+
+
 @pytest.mark.parametrize("query", ["after=x", "after=1-", "tail=0", "tail=1001", "page_size=0", "after=-1-1"])
 def test_a_wrong_place_is_400(api: ApiUser, group: str, query: str) -> None:
     job, _ = leased(api, group)
