@@ -9,6 +9,18 @@ Key = tuple[str, str, str]
 """Script, line before and line after."""
 
 _BY_REASON: dict[str, tuple[Key, ...]] = {
+    "of what is found only the first is looked at": (
+        (
+            "append_log",
+            "local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]",
+            "local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 2)[1]",
+        ),
+        (
+            "append_log",
+            "local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]",
+            "local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 2)[1]",
+        ),
+    ),
     "Lua takes the first character for the zeroth": (
         (
             "prelude",

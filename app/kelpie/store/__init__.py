@@ -1,9 +1,11 @@
 """Everything that touches Redis. ``Store`` is the entrance; no other package sends a command about jobs."""
 
 from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
+from kelpie.store.drains import DrainedNode
 from kelpie.store.events import PlacedEvent, Position
 from kelpie.store.hub import EventHub, Follower
 from kelpie.store.jobs import Filter, Page
+from kelpie.store.logs import LogPage, LogPlace
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, Scope, User
 from kelpie.store.store import Store
@@ -14,11 +16,14 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "DeliveryStatus",
+    "DrainedNode",
     "Event",
     "EventHub",
     "EventType",
     "Filter",
     "Follower",
+    "LogPage",
+    "LogPlace",
     "Page",
     "PlacedEvent",
     "Poller",

@@ -8,12 +8,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kelpie.errors import InvalidInputError
-from kelpie.job import Attempt, Job, JobSpec, JobStatus, Outcome
+from kelpie.job import (
+    MAX_STDERR_CHARS,
+    NOTHING_KNOWN,
+    Attempt,
+    CommandEnd,
+    Job,
+    JobSpec,
+    JobStatus,
+    Outcome,
+)
 from kelpie.store.records import Event, EventType, Queue
 
 MAX_SPEC_BYTES = 1024 * 1024
 """The JSON of one definition, at most."""
 
+MAX_REASON_CHARS = 2000
+"""Of the reason of a failure, in words."""
+
+_END = "\x1e"  # parts a reason from what else is known of a command's end; never in a reason itself
 _RAW_DEFLATE = -15
 _PACKED = b"\x01"  # what a packed definition begins with; JSON begins with {
 _DICTIONARY = (
@@ -107,9 +120,28 @@ def decode_job(job_id: str, queue: Queue, fields: Fields, spec: bytes) -> Job:
     )
 
 
+def encode_reason(reason: str | None, end: CommandEnd) -> str:
+    """Why an attempt ended: in words, and what is known of its command's end."""
+    words = _unicode((reason or "").replace(_END, " ")[:MAX_REASON_CHARS])
+    known: dict[str, Any] = {}
+    if end.signal is not None:
+        known["signal"] = end.signal
+    if end.out_of_memory:
+        known["out_of_memory"] = True
+    if end.stderr_tail:
+        known["stderr_tail"] = _unicode(end.stderr_tail[-MAX_STDERR_CHARS:])
+    return words + _END + json.dumps(known, separators=(",", ":"), ensure_ascii=False) if known else words
+
+
+def _decode_reason(packed: str) -> tuple[str | None, CommandEnd]:
+    words, _, known = packed.partition(_END)
+    return words or None, CommandEnd(**json.loads(known)) if known else NOTHING_KNOWN
+
+
 def decode_attempt(record: bytes) -> Attempt:
     """A closed attempt from its record."""
     values: dict[str, Any] = json.loads(record)
+    reason, end = _decode_reason(values.get("reason", ""))
     return Attempt(
         attempt=int(values["attempt"]),
         node=values["node"],
@@ -117,8 +149,9 @@ def decode_attempt(record: bytes) -> Attempt:
         end=int(values["end"]),
         outcome=Outcome(values["outcome"]),
         exit_code=int(values["exit_code"]) if "exit_code" in values else None,
-        reason=values.get("reason"),
+        reason=reason,
         last_heartbeat=int(values["last_heartbeat"]) if "last_heartbeat" in values else None,
+        command_end=end,
     )
 
 
@@ -152,6 +185,10 @@ def decode_event(event_id: bytes | str, raw: Mapping[Any, Any]) -> Event:
         status=JobStatus(status),
         time=int(time),
     )
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def decode_events(entries: Entries) -> list[Event]:

@@ -12,6 +12,7 @@ from kelpie.store.events import Events
 from kelpie.store.groups import Groups
 from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
+from kelpie.store.logs import Logs
 from kelpie.store.metrics import Metrics
 from kelpie.store.organizations import Organizations
 from kelpie.store.records import ADMIN_ID, Queue
@@ -22,7 +23,7 @@ from kelpie.store.users import Users
 from kelpie.store.webhook_secrets import WebhookSecrets
 
 
-class Store(Submissions, Control, Leases, Demands):
+class Store(Submissions, Control, Leases, Logs, Demands):
     """Jobs, leases, users and scaling rules in one server. Safe to share between threads and greenlets.
 
     Every method raises UnavailableError while the server cannot be reached or cannot serve.
