@@ -112,18 +112,6 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "job.status, job.live = status, status == 'pending' or status == 'pending'",
         ),
     ),
-    "an exit code that is empty or missing is no number": (
-        (
-            "prelude",
-            "if exit_code and exit_code ~= '' then record.exit_code = tonumber(exit_code) end",
-            "if true then record.exit_code = tonumber(exit_code) end",
-        ),
-        (
-            "prelude",
-            "if exit_code and exit_code ~= '' then record.exit_code = tonumber(exit_code) end",
-            "if exit_code or exit_code ~= '' then record.exit_code = tonumber(exit_code) end",
-        ),
-    ),
     "each lease of the job sets it anew, and it is read while the attempt is open": (
         ("prelude", "drop(job, 'run_until')", ""),
     ),

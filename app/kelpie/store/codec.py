@@ -10,7 +10,6 @@ from typing import Any
 from kelpie.errors import InvalidInputError
 from kelpie.job import (
     MAX_STDERR_CHARS,
-    NOTHING_KNOWN,
     Attempt,
     CommandEnd,
     Job,
@@ -26,7 +25,6 @@ MAX_SPEC_BYTES = 1024 * 1024
 MAX_REASON_CHARS = 2000
 """Of the reason of a failure, in words."""
 
-_END = "\x1e"  # parts a reason from what else is known of a command's end; never in a reason itself
 _RAW_DEFLATE = -15
 _PACKED = b"\x01"  # what a packed definition begins with; JSON begins with {
 _DICTIONARY = (
@@ -120,39 +118,41 @@ def decode_job(job_id: str, queue: Queue, fields: Fields, spec: bytes) -> Job:
     )
 
 
-def encode_reason(reason: str | None, end: CommandEnd) -> str:
-    """Why an attempt ended: in words, and what is known of its command's end."""
-    words = _unicode((reason or "").replace(_END, " ")[:MAX_REASON_CHARS])
-    known: dict[str, Any] = {}
-    if end.signal is not None:
-        known["signal"] = end.signal
-    if end.out_of_memory:
-        known["out_of_memory"] = True
-    if end.stderr_tail:
-        known["stderr_tail"] = _unicode(end.stderr_tail[-MAX_STDERR_CHARS:])
-    return words + _END + json.dumps(known, separators=(",", ":"), ensure_ascii=False) if known else words
-
-
-def _decode_reason(packed: str) -> tuple[str | None, CommandEnd]:
-    words, _, known = packed.partition(_END)
-    return words or None, CommandEnd(**json.loads(known)) if known else NOTHING_KNOWN
+def encode_details(exit_code: int | None, reason: str | None, end: CommandEnd) -> str:
+    """What a report tells of the end of an attempt, as finish.lua takes it; empty when it tells nothing."""
+    told = {
+        "exit_code": exit_code,
+        "reason": _unicode((reason or "")[:MAX_REASON_CHARS]),
+        "signal": end.signal,
+        "out_of_memory": end.out_of_memory or None,
+        "stderr_tail": _unicode((end.stderr_tail or "")[-MAX_STDERR_CHARS:]),
+    }
+    known = {name: value for name, value in told.items() if value not in (None, "")}
+    return json.dumps(known, separators=(",", ":"), ensure_ascii=False) if known else ""
 
 
 def decode_attempt(record: bytes) -> Attempt:
     """A closed attempt from its record."""
     values: dict[str, Any] = json.loads(record)
-    reason, end = _decode_reason(values.get("reason", ""))
     return Attempt(
         attempt=int(values["attempt"]),
         node=values["node"],
         start=int(values["start"]),
         end=int(values["end"]),
         outcome=Outcome(values["outcome"]),
-        exit_code=int(values["exit_code"]) if "exit_code" in values else None,
-        reason=reason,
-        last_heartbeat=int(values["last_heartbeat"]) if "last_heartbeat" in values else None,
-        command_end=end,
+        exit_code=_whole(values, "exit_code"),
+        reason=values.get("reason"),
+        last_heartbeat=_whole(values, "last_heartbeat"),
+        command_end=CommandEnd(
+            signal=_whole(values, "signal"),
+            out_of_memory=values.get("out_of_memory", False),
+            stderr_tail=values.get("stderr_tail"),
+        ),
     )
+
+
+def _whole(values: Mapping[str, Any], name: str) -> int | None:
+    return int(values[name]) if name in values else None  # Lua writes some whole numbers as 1.8e12
 
 
 def open_attempt(fields: Fields) -> Attempt | None:

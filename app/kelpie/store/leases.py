@@ -20,7 +20,7 @@ from kelpie.job import (
 )
 from kelpie.store import uploads
 from kelpie.store.access import job_of
-from kelpie.store.codec import encode_reason
+from kelpie.store.codec import encode_details
 from kelpie.store.connection import translated
 from kelpie.store.drains import Drains
 from kelpie.store.names import checked
@@ -118,8 +118,7 @@ class Leases(Drains):
                 job_id,
                 **credentials(holder),
                 outcome=str(outcome),
-                exit_code="" if exit_code is None else exit_code,
-                reason=encode_reason(reason, end),
+                details=encode_details(exit_code, reason, end),
                 by_hand=secrets.token_hex(8) if holder.may_report_unheld else "",
             )
         except LeaseLostError as error:

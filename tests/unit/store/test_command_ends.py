@@ -42,11 +42,3 @@ def test_what_is_kept_is_bounded_and_the_last_of_it(sut: StoreUnderTest) -> None
     (attempt,) = sut.store.attempts(job.id)
     assert attempt.reason == "r" * 2000
     assert attempt.command_end.stderr_tail == tail[-MAX_STDERR_CHARS:].replace("\ud800", "?")
-
-
-def test_a_reason_cannot_pass_for_what_a_node_knows(sut: StoreUnderTest) -> None:
-    job = sut.submit_one()
-    reason = 'mine\x1e{"signal":9}'
-    sut.store.finish(job.id, holder_of(sut.lease()), Outcome.APP_FAILED, reason=reason)
-    (attempt,) = sut.store.attempts(job.id)
-    assert (attempt.reason, attempt.command_end) == ('mine {"signal":9}', CommandEnd())

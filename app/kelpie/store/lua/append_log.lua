@@ -23,7 +23,7 @@ local job = read_job(id)
 if not job then return not_found(id) end
 if not speaks_for(job, lease, node) then return lease_lost(refusal(job, lease, node)) end
 
-local key = PREFIX .. 'log:' .. id
+local key = log_key(id)
 local kept_bytes = 0
 local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
 if newest then

@@ -21,7 +21,6 @@ for _, id in ipairs(ids) do
   last = job.f.order
   if tonumber(job.f[status]) < before then
     purge_job(job)
-    redis.call('DEL', PREFIX .. 'log:' .. id)
     gone = gone + 1
   end
 end

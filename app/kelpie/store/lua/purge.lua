@@ -12,5 +12,4 @@ local id = ARGV[2]
 local job = read_job(id)
 if not job then return 0 end
 purge_job(job)
-redis.call('DEL', PREFIX .. 'log:' .. id)
 return 1

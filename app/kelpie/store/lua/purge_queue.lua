@@ -15,7 +15,6 @@ for _, status in ipairs(STATUSES) do
   local ids = redis.call('ZRANGEBYSCORE', index_key(status), '-inf', last, 'LIMIT', 0, limit - count)
   for _, id in ipairs(ids) do
     purge_job(read_job(id))
-    redis.call('DEL', PREFIX .. 'log:' .. id)
     count = count + 1
   end
 end
