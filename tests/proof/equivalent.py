@@ -254,7 +254,6 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) >= MAX_ATTEMPTS then",
         ),
     ),
-    "each job enters its set alone, which takes longer": (("submit", "if job.f.due then", "if true then"),),
     "fewer or more jobs per call, and as many calls as it takes": (
         ("clear", "if count == 0 then", "if true then"),
         ("purge_queue", "count = count + 1", "count = count + 2"),
