@@ -30,6 +30,7 @@ bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, 
 
 bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory
 	$(BIN)/python -m tests.bench.sync
+	$(BIN)/python -m tests.bench.watch
 
 walk: $(VENV)/dev.done  ## A million random steps against the model of the protocol
 	$(BIN)/python -m tests.proof.walk --seeds 4000

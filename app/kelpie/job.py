@@ -260,6 +260,23 @@ class JobSpec:
         )
 
 
+MAX_STDERR_LINES = 50
+MAX_STDERR_CHARS = 8192
+"""Of what a command said last on stderr, kept with its attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnd:
+    """What is known of the end of a command that failed, beyond its exit code."""
+
+    signal: int | None = None  # that killed it; the exit code is then 128 more
+    out_of_memory: bool = False  # the kernel killed it, or a process of it, for lack of memory
+    stderr_tail: str | None = None  # the last lines that it wrote to stderr
+
+
+NOTHING_KNOWN = CommandEnd()
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One lease from grant to end. ``end`` and ``outcome`` are None while it lasts."""
@@ -272,6 +289,7 @@ class Attempt:
     exit_code: int | None = None
     reason: str | None = None
     last_heartbeat: int | None = None
+    command_end: CommandEnd = NOTHING_KNOWN
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON form, times as ISO-8601."""
@@ -284,7 +302,47 @@ class Attempt:
             "exit_code": self.exit_code,
             "reason": self.reason,
             "last_heartbeat": iso(self.last_heartbeat),
+            "signal": self.command_end.signal,
+            "out_of_memory": self.command_end.out_of_memory,
+            "stderr_tail": self.command_end.stderr_tail,
         }
+
+
+class LogStream(StrEnum):
+    """Where a line of a job's log comes from."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    KELPIE = "kelpie"  # the worker: what it says about the other two
+
+
+MAX_LOG_LINE_CHARS = 8192
+"""Longer lines are told in pieces."""
+MAX_LOG_BATCH_LINES = 1000
+MAX_LOG_BATCH_CHARS = 256 * 1024
+"""Of the lines that a node sends at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line that a job's command printed."""
+
+    stream: LogStream
+    time: int  # ms, when its node read it
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """Lines that follow one another, numbered within their attempt."""
+
+    first: int  # number of the first of them, from 1
+    lines: tuple[LogLine, ...]
+
+    @property
+    def last(self) -> int:
+        """The number of the last line."""
+        return self.first + len(self.lines) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +442,7 @@ class HeartbeatReply:
     status: JobStatus  # the job's status, or canceled when the caller does not hold it
     reason: str | None = None  # see LeaseLostError.reason, or max_runtime; None when the caller holds the job
     lease_expires: int | None = None
+    drain: bool = False  # the node is to be empty: hand the job back in good order
 
 
 @dataclass(frozen=True, slots=True)

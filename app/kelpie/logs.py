@@ -30,8 +30,10 @@ _SECRETS = re.compile(
 """What looks like a secret anywhere: API keys, webhook secrets, passwords in URLs, bearer tokens."""
 
 
-def configure(level: str = "info") -> None:
+def configure(level: str = "info", stream: Any = None) -> None:
     """Send every log line at ``level`` (one of :data:`LEVELS`, in any case) or above to stderr.
+
+    ``stream`` is written to in its place: anything with ``write`` and ``flush``.
 
     Raises ValueError for an unknown level. May be called again; the last call wins.
     """
@@ -45,7 +47,7 @@ def configure(level: str = "info") -> None:
         redact,
     ]
     rendering = _rendering(human=sys.stderr.isatty())
-    stream = cast("TextIO", _Unfailing(sys.stderr))  # what loggers need of one
+    stream = cast("TextIO", _Unfailing(stream or sys.stderr))  # what loggers need of one
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),

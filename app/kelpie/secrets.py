@@ -79,6 +79,9 @@ _VALUES = re.compile(
 _OPTION = re.compile(r"--?[A-Za-z][\w.-]*\Z")
 """An option whose value is the next argument: --password hunter2."""
 
+_SHORTEST_IN_OUTPUT = 4
+"""Shorter values, such as `1` or `yes`, stand in any text."""
+
 _ADDRESS_ENDS = re.compile(r"[\s\"'<>]+")
 
 
@@ -126,6 +129,14 @@ def masked_arguments(arguments: Sequence[str]) -> list[str]:
         if _OPTION.match(option) and not _OPTION.match(value) and is_secret(option, value):
             shown[place] = MASK
     return shown
+
+
+def masked_output(text: str, environment: Mapping[str, str]) -> str:
+    """What a command printed, without the secrets of its environment and without lines that hold others."""
+    for name, value in environment.items():
+        if len(value) >= _SHORTEST_IN_OUTPUT and is_secret(name, value):
+            text = text.replace(value, MASK)
+    return "\n".join(masked_text(line) for line in text.split("\n"))
 
 
 def masked_job(wire: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,18 @@ Key = tuple[str, str, str]
 """Script, line before and line after."""
 
 _BY_REASON: dict[str, tuple[Key, ...]] = {
+    "of what is found only the first is looked at": (
+        (
+            "append_log",
+            "local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]",
+            "local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 2)[1]",
+        ),
+        (
+            "append_log",
+            "local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]",
+            "local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 2)[1]",
+        ),
+    ),
     "Lua takes the first character for the zeroth": (
         (
             "prelude",
@@ -98,18 +110,6 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "prelude",
             "job.status, job.live = status, status == 'pending' or status == 'running'",
             "job.status, job.live = status, status == 'pending' or status == 'pending'",
-        ),
-    ),
-    "an exit code that is empty or missing is no number": (
-        (
-            "prelude",
-            "if exit_code and exit_code ~= '' then record.exit_code = tonumber(exit_code) end",
-            "if true then record.exit_code = tonumber(exit_code) end",
-        ),
-        (
-            "prelude",
-            "if exit_code and exit_code ~= '' then record.exit_code = tonumber(exit_code) end",
-            "if exit_code or exit_code ~= '' then record.exit_code = tonumber(exit_code) end",
         ),
     ),
     "each lease of the job sets it anew, and it is read while the attempt is open": (
@@ -254,7 +254,6 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) >= MAX_ATTEMPTS then",
         ),
     ),
-    "each job enters its set alone, which takes longer": (("submit", "if job.f.due then", "if true then"),),
     "fewer or more jobs per call, and as many calls as it takes": (
         ("clear", "if count == 0 then", "if true then"),
         ("purge_queue", "count = count + 1", "count = count + 2"),

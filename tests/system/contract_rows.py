@@ -208,6 +208,9 @@ KEYS_OF_A_JOB: Rows = {
 }
 """Of jobs as they are shown, the last three to the node that leases them."""
 
+COMMAND_END = "test_the_owner_sees_how_his_command_failed_and_the_admin_sees_no_secret_of_it"
+WRONG_END = "test_a_wrong_end_of_a_command_is_400_and_counts_nothing"
+
 KEYS_OF_A_REPORT: Rows = {
     "machine_id": ("test_a_report_by_nobody_in_particular_is_400", NOT_HELD),
     "container_group_id": ("test_a_report_by_nobody_in_particular_is_400",),
@@ -224,6 +227,9 @@ KEYS_OF_A_REPORT: Rows = {
         "test_the_last_failure_ends_the_job",
         "test_a_failure_with_wrong_details_is_400_and_counts_nothing",
     ),
+    "signal": (COMMAND_END, WRONG_END),
+    "out_of_memory": (COMMAND_END, WRONG_END),
+    "stderr_tail": (COMMAND_END, WRONG_END),
 }
 
 PARAMETERS_OF_A_LIST: Rows = {
@@ -351,6 +357,19 @@ CALLS: Rows = {
         GETS,
         "test_an_unknown_job_has_no_events",
     ),
+    "GET /jobs/{job_id}/logs": (
+        "test_the_log_of_a_job_is_read_page_by_page",
+        "test_the_log_of_an_unknown_job_is_404",
+        GETS,
+    ),
+    "POST /jobs/{job_id}/logs": (
+        "test_lines_sent_again_are_200_and_change_nothing",
+        "test_the_log_of_an_unknown_job_is_404",
+        "test_who_does_not_hold_the_job_adds_nothing_to_its_log",
+    ),
+    "POST /nodes/drain": ("test_a_node_is_drained_and_resumed_by_name", "test_an_unknown_node_is_404"),
+    "POST /nodes/resume": ("test_a_node_is_drained_and_resumed_by_name",),
+    "GET /nodes/drained": (GETS,),
     "GET /events": (
         "test_a_stream_tells_of_a_job_as_it_happens",
         "test_a_page_is_answered_at_once_and_leads_to_the_next",

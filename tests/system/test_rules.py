@@ -145,7 +145,9 @@ def test_rule_04_an_application_may_end_its_own_node(fleet: Fleet, s3: S3Server,
     # What Reallocate does to a node, seen from the job: everything on it is gone at once.
     fleet.node("first")
     script = (
-        'if [ "$KELPIE_ATTEMPT" = 1 ]; then kill -9 $PPID; sleep 60; fi; mkdir -p out; echo done > out/result'
+        'if [ "$KELPIE_ATTEMPT" = 1 ]; then read -r _ _ _ worker _ < /proc/$PPID/stat; '
+        "kill -9 $worker; sleep 60; fi; "
+        "mkdir -p out; echo done > out/result"
     )
     job = fleet.submit(script, sync={"after": [up(bucket, "out/", "out")]})
     fleet.wait_for(job, attempt=1)

@@ -33,7 +33,7 @@ ABOUT_GROUPS = "/container-groups"
 """Container groups belong to a project, so that colleagues see them too."""
 
 SHOW_THE_WHOLE_JOB = {
-    *(("GET", path) for path in ("/jobs/{job_id}", "/work")),
+    *(("GET", path) for path in ("/jobs/{job_id}", "/jobs/{job_id}/logs", "/work")),
     *(("POST", path) for path in ("/jobs", "/jobs/batch")),
     *(("POST", f"/jobs/{{job_id}}/{change}") for change in ("hold", "resume", "requeue", "unban")),
 }
@@ -87,6 +87,9 @@ def things(owner: ApiUser, api_server: ApiServer) -> Iterator[Things]:
     running, waiting = owner.submit(body), owner.submit(body)
     (leased,) = owner.ok("GET", f"/work?machine_id={NODE}&container_group_id={group}")
     assert leased["id"] == running["id"]
+    lines = [{"stream": "stdout", "time": 1, "text": f"{WORD} {HUSH}"}]
+    node = {"machine_id": NODE, "container_group_id": group, "lease": leased["lease"]}
+    owner.ok("POST", f"/jobs/{leased['id']}/logs", json=node | {"first": 1, "lines": lines})
     assert owner.user_id is not None
     delivery = f"kelpie-of-{uuid.uuid4()}"
     with closing(Store.connect(api_server.redis_url)) as store:
@@ -133,6 +136,9 @@ def body_for(template: str, things: Things) -> Any:
         "max_replicas": 2,
         "idle_threshold_seconds": 1,
         "nodes": [NODE],
+        "lease": "1.of-nobody",
+        "first": 1,
+        "lines": [{"stream": "stdout", "time": 1, "text": "forged"}],
     }
     return [body] if template == "/jobs/batch" else body
 
@@ -149,6 +155,8 @@ def everything_of(owner: ApiUser, things: Things) -> list[Any]:
         owner.ok("GET", f"/container-groups/{things.group}"),
         owner.ok("GET", f"/webhooks/deliveries/{things.ids['delivery_id']}"),
         owner.ok("GET", f"/jobs/{things.ids['job_id']}/events")["events"],
+        owner.ok("GET", f"/jobs/{things.ids['job_id']}/logs")["lines"],
+        owner.ok("GET", "/nodes/drained")["nodes"],
     ]
 
 

@@ -15,27 +15,34 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
-from kelpie.job import FinishReply, Outcome, UploadBacklog
+from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome, UploadBacklog
 from kelpie_worker.backoff import Backoff
+from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
 from kelpie_worker.queue import JobQueue
+from kelpie_worker.recording import Recording
 from kelpie_worker.settings import Settings
+from kelpie_worker.spool import log_folder
 from kelpie_worker.state import StateFile
-from kelpie_worker.stop import Stop
+from kelpie_worker.stop import STOP_SIGNALS, Stop
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 
 _REPORT_RETRY_S = (0.2, 5.0)
 """First and longest pause between tries to send a report, in seconds."""
+
+_STOP_HEARD_S = 0.5
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -79,6 +86,8 @@ class Attempt:
     ) -> None:
         self.job = job
         self.node_bans = 0
+        self.short_of_space: tuple[Path, ...] = ()  # the folders whose disks had no room for this job
+        self.started_s: float | None = None  # when the command was started, on the monotonic clock
         self._settings = settings
         self._queue = queue
         self._engine = engine
@@ -91,8 +100,11 @@ class Attempt:
         self._changed = (
             threading.Event()
         )  # the command has exited, the lease is lost, or a stop was asked for
+        self._drained = False  # the queue wants this node to be empty
         self._sync: JobSync | None = None
         self._exit: Exit | None = None
+        self._recording: Recording | None = None
+        self._log_folder: Path | None = None
         self._heartbeat = Heartbeat(
             queue,
             job,
@@ -100,6 +112,7 @@ class Attempt:
             on_lost=self._lose,
             on_unreachable=self._lose_sight,
             backlog=self._to_upload,
+            on_drain=self._on_drain,
         )
 
     @property
@@ -134,8 +147,9 @@ class Attempt:
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
             sync = self._sync
             self._file.follow_backlog(self.job.id, lambda: sync.backlog)
+            self._log_folder = log_folder(self.job)
             self._enter(State.DOWNLOADING)
-            if self._stop.requested.is_set():
+            if self._leaving() or self._is_short_of_space():
                 return self._release()
             self._sync.download()
             self._sync.watch()
@@ -145,7 +159,7 @@ class Attempt:
             return self._fail(Outcome.SYNC_FAILED, str(error))
 
         self._enter(State.RUNNING)
-        if self._stop.requested.is_set():
+        if self._leaving():
             return self._release()
         stopped = self._run_command()
 
@@ -174,33 +188,62 @@ class Attempt:
             self._sync.finalize()
         except SyncError as error:
             return self._fail(Outcome.SYNC_FAILED, str(error))
-        self._enter(State.REPORTING)
+        self._begin_report()
         if self._report(lambda: self._queue.completed(self.job)) is None:
             raise _AbandonedError
         self._log.info("job completed")
         self._file.job_ended(self.job.id, completed=True)
         return self._end(State.DONE)
 
+    def _is_short_of_space(self) -> bool:
+        """Whether the disks of the job's folders have no room: another node's may have."""
+        assert self._sync is not None
+        folders = tuple(self._sync.folders)
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB)
+        if why is None:
+            return False
+        self._log.warning("no room for the job on this node", reason=why)
+        self.short_of_space = folders
+        return True
+
     def _run_command(self) -> bool:
         """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
+        self._recording = recording = Recording(
+            self.job, self._queue, self._log, self._settings, self._log_folder
+        )
         try:
             command = Command(
                 [self.job.command, *self.job.arguments],
                 command_environment(self.job, self._settings, os.environ),
                 on_exit=self._changed.set,
+                stdout=recording.stdout,
+                stderr=recording.stderr,
             )
-        except CommandNotStartedError as error:
+        except BaseException as error:
+            recording.started()
+            recording.finish()
+            if not isinstance(error, CommandNotStartedError):
+                raise
             self._log.warning("command did not start", error=str(error))
             self._exit = error.exit
             self._file.command_exited(self.job.id, self._exit.code)
             return False
+        recording.started()
+        self.started_s = time.monotonic()
         self._log.info("command started", pid=command.pid)
-        while not (command.exited.is_set() or self._lost or self._stop.requested.is_set()):
+        while not (command.exited.is_set() or self._lost or self._leaving()):
             self._changed.wait()
             self._changed.clear()
         grace_s = 0.0 if self._stop.at_once.is_set() else self._settings.grace_s
         told = command.end(grace_s, hurry=self._stop.at_once)
         self._exit = command.reap()
+        recording.finish()
+        if self._exit.signal in STOP_SIGNALS and not told:
+            # a supervisor that stops a node may signal all of its processes, and the command is the first to
+            # end of it: this worker hears of it now
+            told = self._stop.requested.wait(_STOP_HEARD_S)
+        if self._exit.guardian_killed:  # the node's misfortune, not the application's failure
+            told = True
         self._log.info("command ended", exit_code=self._exit.code, reason=self._exit.reason, told_to_end=told)
         self._file.command_exited(self.job.id, self._exit.code)
         return told
@@ -209,7 +252,7 @@ class Attempt:
 
     def _release(self) -> None:
         """Hand the job back. Worth telling only while nobody else can have been given it."""
-        self._enter(State.REPORTING)
+        self._begin_report()
         if self._report(lambda: self._queue.released(self.job), while_leased=True) is None:
             raise _AbandonedError
         self._log.info("job released")
@@ -217,9 +260,12 @@ class Attempt:
         self._end(State.DONE)
 
     def _fail(self, outcome: Outcome, reason: str) -> None:
-        self._enter(State.REPORTING)
+        self._begin_report()
         code = None if self._exit is None else self._exit.code
-        reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason))
+        end = NOTHING_KNOWN
+        if self._exit is not None and self._recording is not None and outcome is Outcome.APP_FAILED:
+            end = CommandEnd(self._exit.signal, self._exit.out_of_memory, self._recording.stderr_tail)
+        reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason, end))
         if reply is None:
             raise _AbandonedError
         self.node_bans = reply.node_bans
@@ -238,9 +284,16 @@ class Attempt:
         """No report and no upload: the job is somebody else's, or this worker ends at once."""
         if self._sync is not None:
             self._sync.abandon()
+        if self._recording is not None:
+            self._recording.stop()
         self._log.warning("job abandoned", reason=self._lost or "stopped at once", state=self._state.value)
         self._file.job_left(self.job.id)
         self._end(State.ABANDONED)
+
+    def _begin_report(self) -> None:
+        self._enter(State.REPORTING)
+        if self._recording is not None:
+            self._recording.flush()
 
     def _end(self, state: State) -> None:
         self._heartbeat.stop()
@@ -326,6 +379,19 @@ class Attempt:
 
     def _to_upload(self) -> UploadBacklog:
         return UploadBacklog() if self._sync is None else self._sync.backlog.to_tell()
+
+    def _leaving(self) -> bool:
+        """Whether the command is to end early, for another node to go on."""
+        return self._drained or self._stop.requested.is_set()
+
+    def _on_drain(self) -> None:
+        """The queue wants this node to be empty. A command that has exited is not told: its end counts."""
+        with self._lock:
+            if self._drained:
+                return
+            self._drained = True
+        self._log.info("this node is drained")
+        self._on_stop()
 
     def _on_stop(self) -> None:
         with self._lock:

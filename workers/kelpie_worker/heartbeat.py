@@ -22,6 +22,7 @@ class Heartbeat:
     """Renews one lease in a thread of its own, and answers whether the job may still write.
 
     ``on_lost(reason)`` is called once, when the queue says that this attempt no longer holds the job.
+    ``on_drain()`` is called at every answer that asks for the job to be handed back.
     ``on_unreachable()`` is called at every vain try beyond the end of the lease: the queue may by now have
     given the job away, nobody can say. Both are called from any thread; the beats go on after
     ``on_unreachable``. ``backlog`` says what of the job waits for its upload; the beats tell it to the queue.
@@ -36,6 +37,7 @@ class Heartbeat:
         on_lost: Callable[[str], None],
         on_unreachable: Callable[[], None],
         backlog: Callable[[], UploadBacklog] = UploadBacklog,
+        on_drain: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = lease_clock,
     ) -> None:
         self._queue = queue
@@ -45,6 +47,7 @@ class Heartbeat:
         self._on_unreachable = on_unreachable
         self._backlog = backlog
         self._told: UploadBacklog | None = None  # to the queue, while something waits
+        self._on_drain = on_drain
         self._clock = clock
         self._beating = threading.Lock()  # one beat at a time
         self._stopped = threading.Event()
@@ -115,6 +118,8 @@ class Heartbeat:
                     self._failing = False
                     self._log.info("heartbeats are answered again")
                 answered = True
+                if reply.drain:
+                    self._on_drain()
             expired = self.remaining_s <= 0
         if expired and not self._stopped.is_set():
             self._on_unreachable()

@@ -22,16 +22,20 @@ from kelpie.errors import (
     UnavailableError,
 )
 from kelpie.job import (
+    MAX_STDERR_CHARS,
+    NOTHING_KNOWN,
     REALLOCATE_AT_BANS,
+    CommandEnd,
     FinishReply,
     HeartbeatReply,
     JobStatus,
+    LogBatch,
     Outcome,
     UploadBacklog,
     from_iso,
 )
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.queue import MAX_REASON_LENGTH
+from kelpie_worker.queue import MAX_REASON_LENGTH, UnknownCallError
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
 
 _MAX_ANSWER_BYTES = 32 << 20
@@ -88,6 +92,7 @@ class HttpQueue:
                 status=JobStatus(answer["status"]),
                 reason=answer.get("reason"),
                 lease_expires=from_iso(answer.get("lease_expires")),
+                drain=answer.get("drain") is True,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UnavailableError(f"a heartbeat was answered with {error!r}") from error
@@ -97,7 +102,12 @@ class HttpQueue:
         return _finish_reply(self._report(job, "completed", {}), JobStatus.COMPLETED, 0)
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         """See JobQueue."""
         body: Json = {"outcome": outcome.value}
@@ -105,6 +115,12 @@ class HttpQueue:
             body["exit_code"] = exit_code
         if reason is not None:
             body["reason"] = reason[:MAX_REASON_LENGTH]
+        if end.signal is not None:
+            body["signal"] = end.signal
+        if end.out_of_memory:
+            body["out_of_memory"] = True
+        if end.stderr_tail:
+            body["stderr_tail"] = end.stderr_tail[-MAX_STDERR_CHARS:]
         answer = self._report(job, "failed", body)
         self._failed_here.add(job.id)
         # a server of Kelpie 0.5 to 0.7 does not tell: then this worker's own count is the best there is
@@ -113,6 +129,11 @@ class HttpQueue:
     def released(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""
         return _finish_reply(self._report(job, "released", {}), JobStatus.RUNNING, 0)
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        """See JobQueue."""
+        lines = [{"stream": line.stream.value, "time": line.time, "text": line.text} for line in batch.lines]
+        self._report(job, "logs", {"first": batch.first, "lines": lines})
 
     def stop_leasing(self) -> None:
         """See JobQueue."""
@@ -251,7 +272,7 @@ def _refusal(what: str, status: int, answer: Any) -> Exception:
     # A proxy on the way answers 404 too, and so does a wrong KELPIE_API_URL: only the API itself can say that
     # a job is gone, or a week's work would be thrown away for a slip in a router.
     if told is None or status not in _UNDERSTOOD or told["error"] == "Route Not Found":
-        return UnavailableError(text)
+        return UnknownCallError(text) if status == 404 else UnavailableError(text)
     if status == 404:
         return NotFoundError(text)
     if status == 409:

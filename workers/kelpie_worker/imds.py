@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import structlog
 import urllib3
@@ -17,7 +18,8 @@ class MetadataService:
     """SaladCloud's instance metadata service, or anything that answers like it.
 
     See https://docs.salad.com (Instance Metadata Service): ``POST /v1/reallocate`` with a reason, ``POST
-    /v1/recreate`` and ``POST /v1/restart`` without; every request carries ``Metadata: true``.
+    /v1/recreate`` and ``POST /v1/restart`` without, ``PUT /v1/deletion-cost`` with a number; every
+    request carries ``Metadata: true``.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -32,11 +34,18 @@ class MetadataService:
         """Ask for this container to be made anew from its image; False: refused, or nobody is there."""
         return self._post("/v1/recreate", None)
 
-    def _post(self, path: str, body: dict[str, str] | None) -> bool:
+    def set_deletion_cost(self, cost: int) -> bool:
+        """Say what the end of this node would cost, as a rank among its group; False: nobody takes it."""
+        return self._send("PUT", "/v1/deletion-cost", {"deletion_cost": cost})
+
+    def _post(self, path: str, body: dict[str, Any] | None) -> bool:
+        return self._send("POST", path, body)
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> bool:
         headers = {"Metadata": "true", "Content-Type": "application/json"}
         try:
             answer = self._http.request(
-                "POST",
+                method,
                 self._base_url + path,
                 body=None if body is None else json.dumps(body),
                 headers=headers,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
 from kelpie.errors import KelpieError, StartupError, UnavailableError
 from kelpie_worker.attempt import Attempt, Preparer
 from kelpie_worker.backoff import Backoff
+from kelpie_worker.deletion_cost import MAX_DELETION_COST, LastUploads
+from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.exit_codes import RECREATE_CONTAINER, REPLACE_NODE, STOPPED
 from kelpie_worker.imds import MetadataService
 from kelpie_worker.leased import LeasedJob
@@ -27,6 +30,7 @@ REPLACEMENT_WAIT_S = 60.0
 
 _UNREACHABLE_PAUSE_S = (0.5, 10.0)
 _REFUSED_PAUSE_S = (5.0, 60.0)
+_LOW_SPACE_PAUSE_S = 5.0
 _STOP_NOW_S = 5.0
 """How long cleaning up may take after the second signal."""
 
@@ -45,6 +49,7 @@ class Worker:
         state: StateFile,
         imds: MetadataService,
         stop: Stop,
+        uploads: LastUploads | None = None,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -59,6 +64,10 @@ class Worker:
         self._unreachable = Backoff(*_UNREACHABLE_PAUSE_S)
         self._refused = Backoff(*_REFUSED_PAUSE_S)
         self._too_early = Backoff(1.0, settings.poll_wait_s)
+        self._uploads = uploads
+        self._running: Attempt | None = None
+        self._low = False
+        self._short: tuple[Path, ...] = ()  # folders of the last job that had no room
         self._trouble: str | None = None  # what the last poll met, so that it is logged once
 
     def run(self) -> int:
@@ -69,6 +78,8 @@ class Worker:
             self._collect_finals()
             if self._node_bans >= self._settings.max_job_failures:
                 return self._replace(f"jobs failed on this node: it is banned from {self._node_bans}")
+            if self._waits_for_space():
+                continue
             if len(self._finals) >= MAX_FINALIZING:
                 self._finals[0][1].join(timeout=0.5)
                 continue
@@ -84,6 +95,34 @@ class Worker:
         self._log.info("stopping", uploads_of_jobs=len(self._finals))
         self._wait_for_finals()
         return STOPPED
+
+    def deletion_cost(self) -> int:
+        """What the end of this node would lose: nothing, so many seconds of work, or finished outputs."""
+        if any(thread.is_alive() for _, thread in list(self._finals)):
+            return MAX_DELETION_COST
+        attempt = self._running
+        if attempt is None:
+            return 0
+        if attempt.started_s is None:  # its data is being fetched
+            return 1
+        last = attempt.started_s if self._uploads is None else self._uploads.last_s(attempt.job.id)
+        return min(1 + int(time.monotonic() - max(attempt.started_s, last)), MAX_DELETION_COST - 1)
+
+    def _waits_for_space(self) -> bool:
+        """Whether the disks that jobs write to are too full for another one. Waits a while if so."""
+        disks = (Path.cwd(), self._settings.sync.temp_dir, *self._short)
+        why = low_on_space(disks, self._settings.min_free_disk_mib * MiB)
+        if why is None:
+            if self._low:
+                self._log.info("there is room again")
+            self._low = False
+            self._short = ()
+            return False
+        if not self._low:
+            self._log.warning("no job is asked for until there is room", reason=why)
+        self._low = True
+        self._stop.requested.wait(_LOW_SPACE_PAUSE_S)
+        return True
 
     def _on_retire(self) -> None:
         # A poll that is left open may be given a job as long as this process lives: then it is waited for.
@@ -128,7 +167,10 @@ class Worker:
             state=self._state,
             stop=self._stop,
         )
+        self._running = attempt
         attempt.run()
+        self._running = None
+        self._short = attempt.short_of_space or self._short
         if attempt.finalizing:
             thread = threading.Thread(target=attempt.finalize, name=f"finalize-{job.id}", daemon=True)
             thread.start()

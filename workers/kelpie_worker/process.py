@@ -1,4 +1,4 @@
-"""One command: started in a session of its own, ended as a whole group, its end told apart by kind."""
+"""One command: started under a guardian, ended with all that descends from it, its end told apart by kind."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO, Any
 
-from kelpie_worker import launcher
+import structlog
 
-_GROUP_POLL_S = 0.05
-_LAUNCHER = launcher.__file__
+from kelpie_worker import guardian, orphans
+from kelpie_worker.oom import OomCounter
+
+_HURRY_POLL_S = 0.05
+_GUARDIAN = guardian.__file__
+_GONE_TIMEOUT_S = guardian.KILL_TIMEOUT_S + 5.0
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +33,21 @@ class Exit:
 
     code: int
     signal: int | None = None
+    out_of_memory: bool = False  # the kernel killed it, or something that it started, for lack of memory
     not_started: str | None = None  # why the command never began
+    guardian_killed: bool = False  # by somebody else, and the command with it: no word about its work
 
     @property
     def reason(self) -> str:
         """In words, for people."""
         if self.not_started is not None:
             return self.not_started
-        if self.signal is None:
-            return f"exit code {self.code}"
-        with contextlib.suppress(ValueError):
-            return f"killed by signal {self.signal} ({signal.Signals(self.signal).name})"
-        return f"killed by signal {self.signal}"
+        what = f"exit code {self.code}" if self.signal is None else f"killed by signal {_named(self.signal)}"
+        if not self.out_of_memory:
+            return what
+        if self.signal == signal.SIGKILL:
+            return f"{what}: out of memory"
+        return f"{what}; the kernel killed a process of it: out of memory"
 
 
 class CommandNotStartedError(Exception):
@@ -50,83 +59,146 @@ class CommandNotStartedError(Exception):
 
 
 class Command:
-    """A running command and its process group.
+    """A running command and everything that descends from it.
 
-    stdin is ``/dev/null``, stdout and stderr are the worker's own, the working directory is the worker's. The
-    command is killed by the kernel when the *thread* that starts it ends, so start it from a thread that
-    lasts as long as the worker (PR_SET_PDEATHSIG, see prctl(2)).
+    stdin is ``/dev/null``, stdout and stderr are the worker's own unless file descriptors are given, the
+    working directory is the worker's. All of it is killed when this process ends, however it ends.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        on_exit: Callable[[], None],
+        *,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> None:
         """Start it; ``on_exit`` is called from another thread when it has ended. CommandNotStartedError."""
         self.exited = threading.Event()
         self._on_exit = on_exit
-        self._process = _launch(argv, env)
-        self._waiter = threading.Thread(target=self._wait, name=f"wait-{self.pid}", daemon=True)
-        self._waiter.start()
-
-    @property
-    def pid(self) -> int:
+        self._oom = OomCounter()
+        self._exit: Exit | None = None
+        self._told = False
+        self._gone = threading.Event()
+        self._guardian, self._report = _launch(argv, env, stdout, stderr)
+        first = self._read()
+        said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
+        if first:
+            said = self._read()
+        if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
+            self._report.close()
+            self._close_guardian()
+            code = said.get("code", guardian.NOT_STARTED)
+            raise CommandNotStartedError(f"{said['why']}: {argv[0][:200]!r}", code)
+        self.pid: int = first["pid"]
         """The id of the command, of its group and of its session."""
-        return self._process.pid
+        self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
+        self._watcher.start()
 
     def end(self, grace_s: float, hurry: threading.Event) -> bool:
-        """SIGTERM to the whole group, SIGKILL to what is left of it after ``grace_s`` seconds.
+        """SIGTERM to all that descends from it, SIGKILL to what is left after ``grace_s`` seconds.
 
         ``hurry``, once set, ends the grace. Returns whether the command itself was still running when it was
         told: if it was, its exit code says nothing about its work. Also takes care of processes that a
-        command left behind in its group, so that nothing writes to the job's folders afterwards.
+        command left behind, so that nothing writes to the job's folders afterwards.
         """
-        told = not self.exited.is_set()
-        if told or _group_lives(self.pid):
-            self._signal(signal.SIGTERM)
-            deadline = time.monotonic() + grace_s
-            while time.monotonic() < deadline and _group_lives(self.pid):
-                if hurry.wait(_GROUP_POLL_S):
-                    break
-            self._signal(signal.SIGKILL)
-        return told
+        running = not self.exited.is_set()
+        self._order(guardian.TERM)
+        deadline = time.monotonic() + grace_s
+        while not self._gone.wait(max(0.0, min(_HURRY_POLL_S, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline or hurry.is_set():
+                self._order(guardian.KILL)
+                break
+        if not self._gone.wait(_GONE_TIMEOUT_S):
+            _log.error("the guardian of a command does not end", pid=self.pid)
+            self._guardian.kill()
+        return self._told if self.exited.is_set() else running
 
     def reap(self) -> Exit:
         """Wait for the end of the command and say how it ended. Comes after :meth:`end`."""
-        self._waiter.join()
-        status = self._process.wait()
-        return Exit(status) if status >= 0 else Exit(128 - status, signal=-status)
+        self.exited.wait()
+        if not self._gone.is_set():
+            self.end(0.0, threading.Event())
+        self._watcher.join()
+        assert self._exit is not None
+        return self._exit
 
-    def _wait(self) -> None:
-        # WNOWAIT leaves the dead command in the process table: its id, which is the group's, stays taken
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+    def _watch(self) -> None:
+        told_apart = False
+        while report := self._read():
+            if "left" in report:
+                _log.error("processes of a command do not die", pid=self.pid, processes=report["left"])
+            else:
+                told_apart = True
+                self._told = report["told"]
+                self._end(report.get("exit"), report.get("signal"))
+        self._report.close()
+        self._close_guardian()
+        if not told_apart:  # the guardian was killed, and the kernel has killed the command with it
+            orphans.kill()
+            self._end(None, int(signal.SIGKILL), guardian_killed=True)
+        self._gone.set()
+
+    def _end(self, code: int | None, number: int | None, *, guardian_killed: bool = False) -> None:
+        failed = code != 0 and not self._told
+        out_of_memory = failed and self._oom.rose(of_machine=number == signal.SIGKILL)
+        if number is not None:
+            self._exit = Exit(
+                128 + number,
+                signal=number,
+                out_of_memory=out_of_memory,
+                guardian_killed=guardian_killed and not out_of_memory,
+            )
+        else:
+            self._exit = Exit(code or 0, out_of_memory=out_of_memory)
         self.exited.set()
         self._on_exit()
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+    def _read(self) -> dict[str, Any]:
+        line = self._report.readline()
+        return json.loads(line) if line.endswith(b"\n") else {}
+
+    def _order(self, order: bytes) -> None:
+        assert self._guardian.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it has ended
+            self._guardian.stdin.write(order)
+            self._guardian.stdin.flush()
+
+    def _close_guardian(self) -> None:
+        assert self._guardian.stdin is not None
+        with contextlib.suppress(OSError):
+            self._guardian.stdin.close()
+        self._guardian.wait()
+        orphans.disown(self._guardian.pid)
 
 
-def _launch(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _launch(
+    argv: Sequence[str], env: Mapping[str, str], stdout: int | None, stderr: int | None
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     read_end, write_end = os.pipe()
     order_fd = os.memfd_create("kelpie-order") if hasattr(os, "memfd_create") else _temporary_file()
     try:
-        order = {"argv": list(argv), "env": dict(env), "parent": os.getpid(), "report": write_end}
-        os.write(order_fd, json.dumps(order).encode("ascii"))
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _LAUNCHER, str(order_fd)],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=(order_fd, write_end),
-        )
+        order = {"argv": list(argv), "env": dict(env), "report": write_end}
+        with open(os.dup(order_fd), "wb") as file:  # noqa: PTH123  (an open file)
+            file.write(json.dumps(order).encode("ascii"))
+        with orphans.starting():
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", _GUARDIAN, str(order_fd)],
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                pass_fds=(order_fd, write_end),
+            )
+            orphans.own(process.pid)
     except BaseException:
         os.close(read_end)
         raise
     finally:
         os.close(order_fd)
         os.close(write_end)
-    with open(read_end, encoding="utf-8", errors="replace") as report:  # noqa: PTH123  (an open file)
-        why = report.read()
-    if why:
-        raise CommandNotStartedError(f"{why}: {argv[0][:200]!r}", process.wait())
-    return process
+    return process, open(read_end, "rb")  # noqa: PTH123  (an open file, closed by its watcher)
 
 
 def _temporary_file() -> int:
@@ -134,12 +206,7 @@ def _temporary_file() -> int:
         return os.dup(file.fileno())
 
 
-def _group_lives(group: int) -> bool:
-    """Whether any process of the group is more than a zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # pid (name) state ppid pgrp …; the name may hold blanks and brackets
-            state, _, pgrp = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(pgrp) == group and state not in "ZX":
-                return True
-    return False
+def _named(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return f"{number} ({signal.Signals(number).name})"
+    return str(number)

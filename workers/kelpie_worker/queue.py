@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kelpie.job import FinishReply, HeartbeatReply, Outcome, UploadBacklog
+from kelpie.errors import UnavailableError
+from kelpie.job import (
+    NOTHING_KNOWN,
+    CommandEnd,
+    FinishReply,
+    HeartbeatReply,
+    LogBatch,
+    Outcome,
+    UploadBacklog,
+)
 from kelpie_worker.leased import LeasedJob
 
 MAX_REASON_LENGTH = 2000
 """Characters of the reason of a failure, at most."""
+
+
+class UnknownCallError(UnavailableError):
+    """This queue is older than the call, or its address is wrong."""
 
 
 class JobQueue(Protocol):
@@ -35,12 +48,23 @@ class JobQueue(Protocol):
         """Report that the command exited 0 and that all data is durable. LeaseLostError, NotFoundError."""
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         """Report ``app_failed`` or ``sync_failed``. LeaseLostError, NotFoundError."""
 
     def released(self, job: LeasedJob) -> FinishReply:
         """Hand the job back in good order. LeaseLostError, NotFoundError."""
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        """Keep lines that the command printed. LeaseLostError, NotFoundError, UnknownCallError.
+
+        InvalidInputError: these lines will never be kept.
+        """
 
     def stop_leasing(self) -> None:
         """An open poll ends at once, with the job that it was given if any; later polls do not wait."""

@@ -10,7 +10,16 @@ import uuid
 from typing import TYPE_CHECKING
 
 from kelpie.errors import ForbiddenError, StartupError, UnauthenticatedError
-from kelpie.job import FinishReply, HeartbeatReply, Holder, Outcome, UploadBacklog
+from kelpie.job import (
+    NOTHING_KNOWN,
+    CommandEnd,
+    FinishReply,
+    HeartbeatReply,
+    Holder,
+    LogBatch,
+    Outcome,
+    UploadBacklog,
+)
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -79,14 +88,24 @@ class RedisQueue:
         return self._finish(job, Outcome.COMPLETED)
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         """See JobQueue."""
-        return self._finish(job, outcome, exit_code, reason)
+        return self._finish(job, outcome, exit_code, reason, end)
 
     def released(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""
         return self._finish(job, Outcome.RELEASED)
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        """See JobQueue."""
+        store, user_id = self._open()
+        store.append_log(job.id, self._holder(job), batch, user_id=user_id)
 
     def stop_leasing(self) -> None:
         """See JobQueue."""
@@ -105,7 +124,12 @@ class RedisQueue:
             store.close()
 
     def _finish(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None = None, reason: str | None = None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None = None,
+        reason: str | None = None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         store, user_id = self._open()
         return store.finish(
@@ -114,6 +138,7 @@ class RedisQueue:
             outcome,
             exit_code=exit_code,
             reason=None if reason is None else reason[:MAX_REASON_LENGTH],
+            end=end,
             user_id=user_id,
         )
 

@@ -366,8 +366,41 @@ class Settings:
     imds_url: str = setting(
         "http://169.254.169.254",
         "KELPIE_IMDS_URL",
-        help="The metadata service that replaces or recreates this node.",
+        help="The metadata service of this node, which replaces or recreates it, or announces its end.",
         parse=_url("http", "https"),
+    )
+    keep_logs: bool = setting(
+        True,
+        "KELPIE_KEEP_LOGS",
+        help="Whether what commands print is sent to the API, which keeps some of it for their owner.",
+        parse=_boolean,
+    )
+    log_interval_s: float = setting(
+        2.0,
+        "KELPIE_LOG_INTERVAL_S",
+        unit="s",
+        help="How often what a command prints is sent.",
+        parse=_seconds(0.1, 3600),
+    )
+    notices: str = setting(
+        "auto",
+        "KELPIE_NOTICES",
+        help="Which cloud is asked whether this machine is about to end: `ec2`, `gcp`, `azure`, `auto` "
+        "(the one that answers at KELPIE_IMDS_URL) or `none`.",
+        parse=_one_of("auto", "ec2", "gcp", "azure", "none"),
+    )
+    min_free_disk_mib: int = setting(
+        64,
+        "KELPIE_MIN_FREE_DISK_MIB",
+        unit="MiB",
+        help="With less room on the disks that jobs write to, no job is begun here; 0: whatever there is.",
+        parse=_integer(0, 1 << 30),
+    )
+    deletion_cost: bool = setting(
+        True,
+        "KELPIE_DELETION_COST",
+        help="Whether the metadata service is told what the end of this node would lose (see scale-in).",
+        parse=_boolean,
     )
     hide_storage_credentials: bool = setting(
         False,

@@ -47,8 +47,17 @@ class Stop:
 
     def request(self) -> None:
         """Ask for the end. Asked again: at once."""
+        self._ask(again=True)
+
+    def request_once(self) -> None:
+        """Ask for the end in good order; whoever asked before is not hurried by it."""
+        self._ask(again=False)
+
+    def _ask(self, *, again: bool) -> None:
         with self._lock:
             if self.requested.is_set():
+                if not again:
+                    return
                 self.at_once.set()
             self.requested.set()
             listeners = list(self._listeners)

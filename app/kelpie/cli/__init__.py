@@ -40,6 +40,8 @@ COMMANDS = {
     "requeue": _Entry("Open failed or canceled jobs again.", module="control"),
     "unban": _Entry("Let nodes have jobs again on which they failed.", module="control"),
     "delete": _Entry("Delete jobs and their records for good."),
+    "drain": _Entry("Empty nodes, and keep them empty."),
+    "logs": _Entry("Show what the commands of a job print."),
     "webhooks": _Entry("See what became of webhooks, and deliver them again."),
     "keys": _Entry("Make, list and revoke API keys, and see whose key this is."),
     "scaling": _Entry("Scale container groups with the length of their queues."),

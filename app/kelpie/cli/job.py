@@ -6,13 +6,15 @@ import shlex
 from collections.abc import Sequence
 
 import click
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kelpie.cli import exit_codes
 from kelpie.cli.options import json_option, url_option
-from kelpie.cli.output import STATUS_STYLES, ago, cell, console, duration, print_json, table
+from kelpie.cli.output import STATUS_STYLES, ago, cell, console, duration, print_json, safe, table
 from kelpie.client import Client, Job
-from kelpie.job import Attempt, JobStatus, SyncEntry, iso
+from kelpie.job import FAILURES, Attempt, JobStatus, SyncEntry, iso
 
 
 @click.command(
@@ -41,6 +43,7 @@ def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
         if attempts:
             screen.print()
             screen.print(attempts_table(attempts))
+            _print_stderr(screen, attempts)
     return exit_codes.FAILED if wait and job.status is not JobStatus.COMPLETED else exit_codes.OK
 
 
@@ -59,6 +62,16 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table:
             cell(one.reason),
         )
     return shown
+
+
+def _print_stderr(screen: Console, attempts: Sequence[Attempt]) -> None:
+    """What the command of the last attempt that failed said at its end."""
+    failed = [one for one in attempts if one.outcome in FAILURES]
+    if failed and failed[-1].command_end.stderr_tail:
+        last = failed[-1]
+        screen.print(f"\nlast lines on stderr of attempt {last.attempt}:", style="bold")
+        for line in (last.command_end.stderr_tail or "").splitlines():
+            screen.print(Text("  " + safe(line)))
 
 
 def _facts(job: Job) -> Table:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from kelpie.client.events import GAP, Event, EventCalls
 from kelpie.client.jobs import Job, JobCalls
 from kelpie.client.keys import Key, KeyCalls, User
+from kelpie.client.logs import LogCalls, LogLine
+from kelpie.client.nodes import NodeCalls
 from kelpie.client.scaling import ScalingCalls
 from kelpie.client.specs import job_spec, sync_entry
 from kelpie.client.transport import DEFAULT_URL, OUTAGE_S
@@ -24,13 +26,14 @@ __all__ = [
     "Event",
     "Job",
     "Key",
+    "LogLine",
     "User",
     "job_spec",
     "sync_entry",
 ]
 
 
-class Client(JobCalls, KeyCalls, EventCalls, WebhookCalls, ScalingCalls):
+class Client(JobCalls, KeyCalls, EventCalls, LogCalls, NodeCalls, WebhookCalls, ScalingCalls):
     """One connection pool to one API with one key. Thread-safe; close it, or use it as a context manager.
 
     Every method raises :class:`kelpie.errors.KelpieError` of the fitting class. What can be repeated without

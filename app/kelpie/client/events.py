@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import urllib3
-
+from kelpie.client.feed import Feed, Open
 from kelpie.client.jobs import job_path
 from kelpie.client.transport import OUTAGE_S, PAGE_SIZE, Transport
-from kelpie.errors import UnavailableError
 from kelpie.job import from_iso
 
 GAP = "gap"
-MAX_LINE_BYTES = 1024 * 1024
 REMEMBERED = 10_000  # ids of events that were given, so that none is given twice
-_RETRY_S = 2.0  # until the API says how long
-_MAX_RETRY_S = 30.0
-
-Open = Callable[[str, Mapping[str, str], Mapping[str, str]], Any]
-"""Opens path, query and headers as a stream: a urllib3 response that was not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,64 +52,20 @@ class Event:
         return cls("", GAP, "", "", 0, None, "", 0, {"type": GAP})
 
 
-class Feed:
-    """The events of one path, from one place on, without end."""
+class EventFeed(Feed[Event]):
+    """The events of one path, from one place on, without end; each once."""
 
     def __init__(self, opened: Open, path: str, after: str | None, *, outage_s: float) -> None:
-        self._open = opened
-        self._path = path
-        self._after = after
-        self._outage_s = outage_s
-        self._retry_s = _RETRY_S
+        super().__init__(opened, path, after=after, outage_s=outage_s)
         self._seen: set[str] = set()
         self._order: deque[str] = deque()
 
-    def __iter__(self) -> Iterator[Event]:
-        """Give events as they come. Raises what the API refuses, and UnavailableError after an outage."""
-        heard = time.monotonic()
-        failures = 0
-        while True:
-            try:
-                for event in self._connection():
-                    heard, failures = time.monotonic(), 0
-                    if event is not None:
-                        yield event
-            except (urllib3.exceptions.HTTPError, OSError, UnavailableError) as error:
-                if time.monotonic() - heard > self._outage_s:
-                    raise UnavailableError(
-                        f"the API was away for longer than {self._outage_s:g} s ({type(error).__name__})"
-                    ) from error
-                failures += 1
-            pause_s = min(_MAX_RETRY_S, self._retry_s * 2.0 ** min(max(0, failures - 1), 10))
-            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - it is no secret
-
-    def _connection(self) -> Iterator[Event | None]:
-        """What one connection brings; None for a sign of life."""
-        headers = {"Accept": "text/event-stream"}
-        if self._after is not None:
-            headers["Last-Event-ID"] = self._after
-        answer = self._open(self._path, {}, headers)
-        try:
-            block: dict[str, str] = {}
-            for line in _lines(answer):
-                if line:
-                    name, _, value = line.partition(":")
-                    block[name] = value.removeprefix(" ")
-                    continue
-                yield self._event(block)
-                block = {}
-        finally:
-            answer.close()
-
-    def _event(self, block: Mapping[str, str]) -> Event | None:
-        if block.get("retry", "").isdecimal():
-            self._retry_s = min(_MAX_RETRY_S, int(block["retry"]) / 1000)
-        self._after = block.get("id") or self._after
-        if block.get("event") == GAP:
+    def _given(self, kind: str, data: str | None) -> Event | None:
+        if kind == GAP:
             return Event.gap()
-        if "data" not in block:
+        if data is None:
             return None
-        event = Event.from_wire(json.loads(block["data"]))
+        event = Event.from_wire(json.loads(data))
         if event.id in self._seen:
             return None
         self._seen.add(event.id)
@@ -144,7 +90,7 @@ class EventCalls(Transport):
         """
         path = "/events" if job_id is None else f"{job_path(job_id)}/events"
         if follow:
-            yield from Feed(self._open, path, after, outage_s=OUTAGE_S)
+            yield from EventFeed(self._open, path, after, outage_s=OUTAGE_S)
             return
         while True:
             page = self._call("GET", path, query={"after": after, "page_size": PAGE_SIZE})
@@ -154,12 +100,3 @@ class EventCalls(Transport):
             if page["_count"] < PAGE_SIZE:
                 return
             after = page["next"]
-
-
-def _lines(answer: Any) -> Iterator[str]:
-    rest = b""
-    for piece in answer.stream(65536):
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            raise UnavailableError("the API sends what is no event stream")
-        yield from (line.decode("utf-8", "replace").removesuffix("\r") for line in lines)

@@ -11,7 +11,17 @@ from typing import Any
 from kelpie.client.specs import body, job_spec
 from kelpie.client.transport import OUTAGE_S, PAGE_SIZE, Transport, segment
 from kelpie.errors import InvalidInputError, UnavailableError
-from kelpie.job import MAX_BATCH, TERMINAL, Attempt, JobSpec, JobStatus, Outcome, SyncEntry, from_iso
+from kelpie.job import (
+    MAX_BATCH,
+    TERMINAL,
+    Attempt,
+    CommandEnd,
+    JobSpec,
+    JobStatus,
+    Outcome,
+    SyncEntry,
+    from_iso,
+)
 
 MAX_PAGES = 100_000  # requests of one list: a search for text may look through many pages without a match
 
@@ -251,4 +261,7 @@ def _attempt(wire: Mapping[str, Any]) -> Attempt:
         exit_code=wire.get("exit_code"),
         reason=wire.get("reason"),
         last_heartbeat=from_iso(wire.get("last_heartbeat")),
+        command_end=CommandEnd(
+            wire.get("signal"), bool(wire.get("out_of_memory")), wire.get("stderr_tail") or None
+        ),
     )

@@ -89,6 +89,21 @@ class ApiSettings(BaseSettings):
         le=30 * 86_400,
         description="How long a browser stays logged in to the dashboard, in seconds.",
     )
+    log_bytes_per_job: int = Field(
+        default=256 * 1024,
+        ge=0,
+        le=64 * 1024 * 1024,
+        description=(
+            "What is kept of the output of a job's commands, in bytes as it is packed (five to ten times as "
+            "much text); the newest stays. 0: nothing is kept."
+        ),
+    )
+    log_days: float = Field(
+        default=30,
+        gt=0,
+        le=3660,
+        description="How long a job's output is kept after its last line, in days.",
+    )
     drain_delay_s: float = Field(
         default=0,
         ge=0,

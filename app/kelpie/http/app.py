@@ -12,8 +12,10 @@ from kelpie.errors import ForbiddenError, StartupError, UnauthenticatedError
 from kelpie.http import audit, cors, errors
 from kelpie.http.container_groups import container_groups
 from kelpie.http.context import EXTENSION, Services, services
+from kelpie.http.drains import drains
 from kelpie.http.events import events
 from kelpie.http.health import health
+from kelpie.http.job_logs import job_logs
 from kelpie.http.jobs import jobs
 from kelpie.http.keys import keys
 from kelpie.http.limits import Buckets, Limits
@@ -72,7 +74,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     cors.register(app, settings.cors_origins)
     audit.register(app)
     app.after_request(_harden)
-    jobs_and_nodes = (jobs, work, events, webhooks, scaling_rules, container_groups)
+    jobs_and_nodes = (jobs, work, events, job_logs, drains, webhooks, scaling_rules, container_groups)
     for blueprint in (*jobs_and_nodes, users, keys, health, metrics, pages, dashboard):
         app.register_blueprint(blueprint)
     spec.register(app)

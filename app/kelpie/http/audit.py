@@ -29,6 +29,8 @@ ACTIONS: Mapping[str, str] = {
     "scaling_rules.delete_all": "delete all scaling rules",
     "container_groups.put": "register a container group",
     "container_groups.delete": "remove a container group",
+    "drains.drain": "drain a node",
+    "drains.resume": "let a drained node have jobs again",
     "users.create": "make a user",
     "users.create_key": "make an API key of a user",
     "users.revoke_key_of": "revoke an API key of a user",
@@ -106,7 +108,8 @@ def _note(response: Response) -> Response:
     if request.endpoint in MANY:
         note_submit(g.get("submitted", 1), via="api")
     else:
-        target = " ".join(str(value) for value in (request.view_args or {}).values())
+        named = " ".join(str(value) for value in (request.view_args or {}).values())
+        target = g.get("target", named)
         if request.endpoint == "jobs.delete":
             action = "cancel a job" if response.status_code == 202 else "delete a job"
         note(action, target, via="api")

@@ -165,7 +165,7 @@ def _follow(user_id: str | None, job: tuple[Queue, str] | None = None) -> Follow
         job,
         owner=principal().user_id,
         limit=parts.settings.event_streams_per_user,
-        disconnect=_disconnect(),
+        disconnect=disconnector(),
     )
 
 
@@ -239,6 +239,6 @@ def _wire(one: PlacedEvent) -> dict[str, Any]:
     }
 
 
-def _disconnect() -> Callable[[], None]:
+def disconnector() -> Callable[[], None]:
     """Ends the connection of the current request, whenever it is called."""
     return partial(disconnect, request.environ.get("gunicorn.socket"))

@@ -13,7 +13,7 @@ from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, UnbanBody
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 from kelpie.job import Job, JobStatus
-from kelpie.secrets import masked_job
+from kelpie.secrets import masked_job, masked_output
 from kelpie.store import Scope
 
 Answer = Any  # whatever Flask makes a response of
@@ -77,7 +77,12 @@ def get(job_id: str, query: JobQuery) -> Answer:
     if job.status is JobStatus.RUNNING and (backlog := store.upload_backlog(job_id, user_id=scope())):
         wire["upload_backlog"] = backlog.to_wire()
     if query.expand == "attempts":
-        wire["attempts"] = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
+        attempts = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
+        for attempt in attempts if job.user_id != principal().user_id else ():
+            for name in ("reason", "stderr_tail"):
+                if attempt[name] is not None:
+                    attempt[name] = masked_output(attempt[name], job.spec.environment)
+        wire["attempts"] = attempts
     return wire
 
 

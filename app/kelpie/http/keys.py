@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, g
 
 from kelpie.http.auth import full_key_only, identify
 from kelpie.http.context import principal, services
@@ -45,6 +45,7 @@ def create(json: KeyBody) -> Answer:
         expires_in_s=json.expires_in_s,
         expires_by=caller.key_expires,
     )
+    g.target = key.id
     return {"token": token, **key_wire(key)}, 201
 
 

@@ -43,6 +43,8 @@ WORK = Tag(name="Work", description="What nodes call: lease a job, keep it, repo
 USERS = Tag(name="Users", description="Users and their API keys.")
 SCALING = Tag(name="Scaling", description="How many nodes container groups have, and why.")
 EVENTS = Tag(name="Events", description="What happens to jobs, as a stream or page by page.")
+NODES = Tag(name="Nodes", description="Keep jobs away from nodes.")
+LOGS = Tag(name="Logs", description="What the commands of jobs print.")
 WEBHOOKS = Tag(name="Webhooks", description="What became of webhooks, and the secret that signs them.")
 HEALTH = Tag(name="Health", description="For load balancers and supervisors.")
 

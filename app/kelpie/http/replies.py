@@ -73,6 +73,11 @@ class AttemptReply(Reply):
     exit_code: int | None
     reason: str | None
     last_heartbeat: Time | None
+    signal: Annotated[int | None, Field(description="That killed the command.")]
+    out_of_memory: Annotated[bool, Field(description="The kernel killed the command for lack of memory.")]
+    stderr_tail: Annotated[
+        str | None, Field(description="The last lines that the command wrote to stderr; may be masked.")
+    ]
 
 
 class UploadBacklogReply(Reply):
@@ -177,6 +182,9 @@ class HeartbeatReply(Reply):
     status: JobStatus
     reason: str | None
     lease_expires: Time | None
+    drain: Annotated[
+        bool, Field(description="The node is to be empty: store what there is, and release the job.")
+    ]
 
 
 class FailureReply(MessageReply):

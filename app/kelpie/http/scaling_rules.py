@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, g
 
 from kelpie.errors import ConflictError, InvalidInputError
 from kelpie.http.auth import admin_only, authenticate
@@ -52,6 +52,7 @@ def create(json: ScalingRuleBody) -> Answer:
         max_replicas=json.max_replicas,
         idle_threshold_seconds=json.idle_threshold_seconds,
     )
+    g.target = rule.container_group_id
     return rule.to_wire(), 201
 
 

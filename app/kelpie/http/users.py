@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint
+from flask import Blueprint, g
 
 from kelpie.errors import ConflictError, InvalidInputError
 from kelpie.http.auth import admin_only, identify
@@ -32,6 +32,7 @@ def create(json: UserBody) -> Answer:
         user = services().store.users.create(json.username)
     except ConflictError as error:  # old clients know a taken name as an invalid one
         raise InvalidInputError(str(error), errors=(("username", "it is taken"),)) from None
+    g.target = f"{user.username} {user.id}"
     return _wire(user), 201
 
 

@@ -16,7 +16,7 @@ from kelpie.http.connections import is_connected
 from kelpie.http.context import principal, require_own, scope, services
 from kelpie.http.openapi import WORK, replies, spec
 from kelpie.http.replies import ErrorReply, FailureReply, HeartbeatReply, MessageReply, WorkListReply
-from kelpie.http.work_models import FailureBody, HeartbeatBody, ReportBody, WorkHeaders, WorkQuery
+from kelpie.http.work_models import FailureBody, HeartbeatBody, LogBody, ReportBody, WorkHeaders, WorkQuery
 from kelpie.job import Holder, Outcome, UploadBacklog, iso
 from kelpie.store import Scope
 
@@ -70,6 +70,7 @@ def heartbeat(job_id: str, json: HeartbeatBody) -> Answer:
         "status": reply.status.value,
         "reason": reply.reason,
         "lease_expires": iso(reply.lease_expires),
+        "drain": reply.drain,
     }
 
 
@@ -91,6 +92,7 @@ def failed(job_id: str, json: FailureBody) -> Answer:
         json.kind,
         exit_code=json.exit_code,
         reason=json.reason,
+        end=json.end,
         user_id=scope(),
     )
     return {
@@ -108,6 +110,22 @@ def released(job_id: str, json: ReportBody) -> Answer:
     """The node hands the job back in good order: nothing is counted, another node may have it at once."""
     services().store.finish(job_id, _holder(job_id, json), Outcome.RELEASED, user_id=scope())
     return {"message": "Release reported"}
+
+
+@work.post("/jobs/<job_id>/logs")
+@spec.validate(resp=replies(HTTP_200=MessageReply, **REFUSALS), tags=[WORK], operation_id="appendLog")
+def log_lines(job_id: str, json: LogBody) -> Answer:
+    """Lines that the command of the attempt printed; also after its end."""
+    parts = services()
+    parts.store.append_log(
+        job_id,
+        _holder(job_id, json),
+        json.batch,
+        user_id=scope(),
+        max_bytes=parts.settings.log_bytes_per_job,
+        days=parts.settings.log_days,
+    )
+    return {"message": "Lines kept"}
 
 
 def _holder(job_id: str, report: ReportBody) -> Holder:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query
-from kelpie.job import Outcome
+from kelpie.job import (
+    MAX_LOG_BATCH_LINES,
+    MAX_LOG_LINE_CHARS,
+    MAX_STDERR_CHARS,
+    CommandEnd,
+    LogBatch,
+    LogLine,
+    LogStream,
+    Outcome,
+)
+from kelpie.store.logs import MAX_LINE_NUMBER
+
+MAX_TIME_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, the last one that has a name."""
 
 
 class WorkQuery(Query):
@@ -74,8 +87,50 @@ class FailureBody(ReportBody):
     exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1), WHOLE] | None = None
     reason: Annotated[str, Field(max_length=2000)] | None = None
     outcome: Literal["app_failed", "sync_failed"] | None = None
+    signal: Annotated[int, Field(ge=1, le=64, description="That killed the command."), WHOLE] | None = None
+    out_of_memory: Annotated[bool, Field(description="The kernel killed it for lack of memory.")] | None = (
+        None
+    )
+    stderr_tail: (
+        Annotated[
+            str, Field(max_length=MAX_STDERR_CHARS, description="The last lines that it wrote to stderr.")
+        ]
+        | None
+    ) = None
 
     @property
     def kind(self) -> Outcome:
         """The outcome that is reported."""
         return Outcome(self.outcome or Outcome.APP_FAILED)
+
+    @property
+    def end(self) -> CommandEnd:
+        """What is known of the command's end."""
+        return CommandEnd(self.signal, bool(self.out_of_memory), self.stderr_tail)
+
+
+class LogLineBody(Body):
+    """A line that a job's command printed."""
+
+    stream: Annotated[LogStream, Strict(False)]  # in JSON it is text
+    time: Annotated[
+        int, Field(ge=0, le=MAX_TIME_MS, description="When the node read it, in ms since 1970 UTC.")
+    ]
+    text: Annotated[str, Field(max_length=MAX_LOG_LINE_CHARS)]
+
+
+class LogBody(ReportBody):
+    """Lines that follow one another. Sent again they change nothing: their numbers tell."""
+
+    lease: Annotated[str, Field(min_length=1, max_length=256, description="The secret of the attempt.")]
+    first: Annotated[
+        int,
+        Field(ge=1, le=MAX_LINE_NUMBER, description="The number of the first line, from 1 per attempt."),
+        WHOLE,
+    ]
+    lines: Annotated[list[LogLineBody], Field(min_length=1, max_length=MAX_LOG_BATCH_LINES)]
+
+    @property
+    def batch(self) -> LogBatch:
+        """As plain data."""
+        return LogBatch(self.first, tuple(LogLine(line.stream, line.time, line.text) for line in self.lines))

@@ -2,9 +2,11 @@
 
 from kelpie.store.audit import Audit, Deed, Entry
 from kelpie.store.deliveries import Deliveries, Delivery, DeliveryStatus
+from kelpie.store.drains import DrainedNode
 from kelpie.store.events import PlacedEvent, Position
 from kelpie.store.hub import EventHub, Follower
 from kelpie.store.jobs import Filter, Page
+from kelpie.store.logs import LogPage, LogPlace
 from kelpie.store.nodes import Node, NodeState
 from kelpie.store.poller import Poller
 from kelpie.store.records import ADMIN_ID, ApiKey, Event, EventType, Principal, Queue, Scope, User
@@ -19,12 +21,15 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "DeliveryStatus",
+    "DrainedNode",
     "Entry",
     "Event",
     "EventHub",
     "EventType",
     "Filter",
     "Follower",
+    "LogPage",
+    "LogPlace",
     "Node",
     "NodeState",
     "Page",

@@ -8,11 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kelpie.errors import InvalidInputError
-from kelpie.job import Attempt, Job, JobSpec, JobStatus, Outcome
+from kelpie.job import (
+    MAX_STDERR_CHARS,
+    Attempt,
+    CommandEnd,
+    Job,
+    JobSpec,
+    JobStatus,
+    Outcome,
+)
 from kelpie.store.records import Event, EventType, Queue
 
 MAX_SPEC_BYTES = 1024 * 1024
 """The JSON of one definition, at most."""
+
+MAX_REASON_CHARS = 2000
+"""Of the reason of a failure, in words."""
 
 _RAW_DEFLATE = -15
 _PACKED = b"\x01"  # what a packed definition begins with; JSON begins with {
@@ -107,6 +118,19 @@ def decode_job(job_id: str, queue: Queue, fields: Fields, spec: bytes) -> Job:
     )
 
 
+def encode_details(exit_code: int | None, reason: str | None, end: CommandEnd) -> str:
+    """What a report tells of the end of an attempt, as finish.lua takes it; empty when it tells nothing."""
+    told = {
+        "exit_code": exit_code,
+        "reason": _unicode((reason or "")[:MAX_REASON_CHARS]),
+        "signal": end.signal,
+        "out_of_memory": end.out_of_memory or None,
+        "stderr_tail": _unicode((end.stderr_tail or "")[-MAX_STDERR_CHARS:]),
+    }
+    known = {name: value for name, value in told.items() if value not in (None, "")}
+    return json.dumps(known, separators=(",", ":"), ensure_ascii=False) if known else ""
+
+
 def decode_attempt(record: bytes) -> Attempt:
     """A closed attempt from its record."""
     values: dict[str, Any] = json.loads(record)
@@ -116,10 +140,19 @@ def decode_attempt(record: bytes) -> Attempt:
         start=int(values["start"]),
         end=int(values["end"]),
         outcome=Outcome(values["outcome"]),
-        exit_code=int(values["exit_code"]) if "exit_code" in values else None,
+        exit_code=_whole(values, "exit_code"),
         reason=values.get("reason"),
-        last_heartbeat=int(values["last_heartbeat"]) if "last_heartbeat" in values else None,
+        last_heartbeat=_whole(values, "last_heartbeat"),
+        command_end=CommandEnd(
+            signal=_whole(values, "signal"),
+            out_of_memory=values.get("out_of_memory", False),
+            stderr_tail=values.get("stderr_tail"),
+        ),
     )
+
+
+def _whole(values: Mapping[str, Any], name: str) -> int | None:
+    return int(values[name]) if name in values else None  # Lua writes some whole numbers as 1.8e12
 
 
 def open_attempt(fields: Fields) -> Attempt | None:
@@ -152,6 +185,10 @@ def decode_event(event_id: bytes | str, raw: Mapping[Any, Any]) -> Event:
         status=JobStatus(status),
         time=int(time),
     )
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def decode_events(entries: Entries) -> list[Event]:

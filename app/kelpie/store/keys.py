@@ -21,6 +21,8 @@ kelpie:{queue}:node:<node>            zset    the newest 1,000 jobs that the nod
 kelpie:{queue}:job:<id>               hash    see JOB_FIELDS
 kelpie:{queue}:spec:<id>              string  the definition, as codec.py packs it
 kelpie:{queue}:attempts:<id>          list    the closed attempts as JSON, oldest first, the last 1,000
+kelpie:{queue}:log:<id>               stream  what its commands printed, packed by store/logs.py; ids are
+                                              attempt and number of the last line; bounded in bytes; TTL
 kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder; TTL: the lease time; its
                                               absence is what stale looks like from outside
 kelpie:{queue}:backlog:<id>           string  what waits for its upload on the job's node: files, bytes, age
@@ -28,6 +30,7 @@ kelpie:{queue}:backlog:<id>           string  what waits for its upload on the j
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
+kelpie:{queue}:drained                hash    node that is to be empty → since when, ms; at most 10,000
 kelpie:{queue}:counters               hash    see COUNTERS
 kelpie:{queue}:events                 stream  what happened, the last 100,000 or so; see records.Event
 kelpie:{registry}:schema              string  version of this layout; see migrations.py
@@ -115,6 +118,7 @@ JOB_FIELDS = {
     "canceled": "ms",
     "failed": "ms",
     "heartbeat": "last sign of life, ms",
+    "log_bytes": "size of what is kept of its log; absent: 0",
     "by_hand": "name of the last report that a user made by hand, so that a repeat is recognized",
     # of the last attempt
     "attempt": "its number; absent: 0, never leased",
@@ -309,6 +313,7 @@ class QueueKeys:
         self.on_hold = f"{self.prefix}on_hold"
         self.grants = f"{self.prefix}grants"
         self.polls = f"{self.prefix}polls"
+        self.drained = f"{self.prefix}drained"
         self.counters = f"{self.prefix}counters"
         self.events = f"{self.prefix}events"
 
@@ -323,6 +328,10 @@ class QueueKeys:
     def attempts(self, job_id: str) -> str:
         """The job's closed attempts."""
         return f"{self.prefix}attempts:{job_id}"
+
+    def log(self, job_id: str) -> str:
+        """What the job's commands printed."""
+        return f"{self.prefix}log:{job_id}"
 
     def heartbeat(self, job_id: str) -> str:
         """The sign of life of the job's holder."""

@@ -7,7 +7,9 @@ import secrets
 
 from kelpie.errors import InvalidInputError, LeaseLostError
 from kelpie.job import (
+    NOTHING_KNOWN,
     REPORTABLE,
+    CommandEnd,
     FinishReply,
     HeartbeatReply,
     Holder,
@@ -17,8 +19,10 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.store import uploads
-from kelpie.store.access import Access, job_of
+from kelpie.store.access import job_of
+from kelpie.store.codec import encode_details
 from kelpie.store.connection import translated
+from kelpie.store.drains import Drains
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Argument
@@ -27,12 +31,11 @@ REAP_LIMIT = 50
 """Expired leases that one call of reap puts back, at most."""
 
 REAP_LIMIT_IN_LEASE = 16
-MAX_REASON_CHARS = 2000
 MAX_REQUEST_ID_CHARS = 256
 MAX_EXIT_CODE = 2**31
 
 
-class Leases(Access):
+class Leases(Drains):
     """The nodes' side of the store."""
 
     def lease(self, user_id: str, container_group_id: str, node: str, request_id: str) -> Lease | None:
@@ -44,7 +47,7 @@ class Leases(Access):
         if len(request_id) > MAX_REQUEST_ID_CHARS:
             raise InvalidInputError(f"The request id has more than {MAX_REQUEST_ID_CHARS} characters.")
         place = self._registry.find(user_id, container_group_id)
-        if place is None:
+        if place is None or self.is_drained(place, node):
             return None
         secret = _secret(user_id, container_group_id, node, request_id or secrets.token_urlsafe(24))
         answer = self._run("lease", place, node=node, secret=_digest(secret), reap_limit=REAP_LIMIT_IN_LEASE)
@@ -68,7 +71,7 @@ class Leases(Access):
         ``backlog`` is what the holder has to upload; None leaves what he said before. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
-        status, reason, expires = self._about("heartbeat", place, job_id, **_credentials(holder))
+        status, reason, expires = self._about("heartbeat", place, job_id, **credentials(holder))
         if backlog is not None and expires:
             with translated():
                 uploads.note(self.redis, place.keys, job_id, backlog)
@@ -76,6 +79,7 @@ class Leases(Access):
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,
             lease_expires=int(expires) if expires else None,
+            drain=self.is_drained(place, holder.node),
         )
 
     def upload_backlog(self, job_id: str, *, user_id: str | None = None) -> UploadBacklog | None:
@@ -95,6 +99,7 @@ class Leases(Access):
         *,
         exit_code: int | None = None,
         reason: str | None = None,
+        end: CommandEnd = NOTHING_KNOWN,
         user_id: str | None = None,
     ) -> FinishReply:
         """Takes the report of how an attempt ended; the same report again has no effect and the same answer.
@@ -111,10 +116,9 @@ class Leases(Access):
                 "finish",
                 place,
                 job_id,
-                **_credentials(holder),
+                **credentials(holder),
                 outcome=str(outcome),
-                exit_code="" if exit_code is None else exit_code,
-                reason=_text(reason),
+                details=encode_details(exit_code, reason, end),
                 by_hand=secrets.token_hex(8) if holder.may_report_unheld else "",
             )
         except LeaseLostError as error:
@@ -150,7 +154,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _credentials(holder: Holder) -> dict[str, Argument]:
+def credentials(holder: Holder) -> dict[str, Argument]:
+    """How a holder shows itself to a script. Raises InvalidInputError for an unfit node name."""
     checked("machine_id", holder.node)
     return {"node": holder.node, "lease": "" if holder.lease is None else _proof(holder.lease)}
 
@@ -159,7 +164,3 @@ def _proof(lease: str) -> str:
     """What a script compares a lease by: its fencing token, and the digest of its secret."""
     fence, _, secret = lease.partition(".")
     return f"{fence if fence.isascii() and fence.isdecimal() else ''}.{_digest(secret)}"
-
-
-def _text(reason: str | None) -> str:
-    return (reason or "")[:MAX_REASON_CHARS].encode("utf-8", "replace").decode()

@@ -30,6 +30,7 @@ QUEUE_SCRIPTS = (
     "lease",
     "heartbeat",
     "finish",
+    "append_log",
     "cancel",
     "hold",
     "resume",
@@ -79,7 +80,7 @@ DELIVERY_SCRIPTS = (
 )
 """Scripts about webhook deliveries: their own prelude is prepended, KEYS is the key of the users' turns."""
 
-NOT_WHEN_FULL = frozenset({"submit"})
+NOT_WHEN_FULL = frozenset({"submit", "append_log"})
 """Refused once Redis has reached its maxmemory. All others may run then, so that jobs can go on and end."""
 
 LEASE_LOST = {

@@ -13,6 +13,7 @@ from kelpie.store.events import Events
 from kelpie.store.groups import Groups
 from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
+from kelpie.store.logs import Logs
 from kelpie.store.metrics import Metrics
 from kelpie.store.nodes import Nodes
 from kelpie.store.organizations import Organizations
@@ -25,7 +26,7 @@ from kelpie.store.users import Users
 from kelpie.store.webhook_secrets import WebhookSecrets
 
 
-class Store(Submissions, Control, Leases, Demands, Nodes):
+class Store(Submissions, Control, Leases, Logs, Demands, Nodes):
     """Jobs, leases, users and scaling rules in one server. Safe to share between threads and greenlets.
 
     Every method raises UnavailableError while the server cannot be reached or cannot serve.

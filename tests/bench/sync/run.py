@@ -289,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run it; exit code 1 when something failed, also when wrong bytes were moved."""
     given = _arguments(argv)
     os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that gigabytes are removed then, too
     wanted = set(filter(None, given.peers.split(","))) | {"kelpie"}
     every = [peer for peer in all_peers() if not given.peers or peer.name in wanted]
     workloads = [each for each in (QUICK if given.quick else FULL) if each.name in given.workloads.split(",")]

@@ -338,6 +338,19 @@ def test_job_shows_the_attempts(kelpie: Run, server: Scripted) -> None:
     assert [one["outcome"] for one in shown["attempts"]] == ["app_failed", None]
 
 
+def test_job_shows_the_last_words_of_the_attempt_that_failed_last(kelpie: Run, server: Scripted) -> None:
+    attempt = {"machine_id": "n", "start": "2026-11-24T00:00:00.000Z", "outcome": "app_failed"}
+    words = [f"first line of {number}\n{ESCAPE}second" for number in (1, 2)]
+    attempts = [attempt | {"attempt": i, "stderr_tail": text} for i, text in enumerate(words, 1)]
+    server.answer(200, job_wire(attempts=[*attempts, attempt | {"attempt": 3, "outcome": "released"}]))
+    said = kelpie("job", JOB_ID)
+    assert "last lines on stderr of attempt 2:" in said.out
+    assert "  first line of 2\n" in said.out
+    assert "first line of 1" not in said.out
+    assert "second" in said.out
+    assert not set(said.out) & set("\x1b\x07\r\u202e")
+
+
 def test_hostile_text_reaches_the_terminal_as_harmless_text(kelpie: Run, server: Scripted) -> None:
     hostile = job_wire(
         container_group_id=ESCAPE,

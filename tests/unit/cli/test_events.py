@@ -11,7 +11,7 @@ import pytest
 
 from kelpie import Client
 from kelpie.client import Event
-from kelpie.client.events import MAX_LINE_BYTES
+from kelpie.client.feed import MAX_LINE_BYTES
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import ForbiddenError, NotFoundError, UnavailableError
 from tests.api import ApiServer
@@ -24,7 +24,7 @@ STREAM = {"Content_Type": "text/event-stream"}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kelpie.client.events._RETRY_S", 0.001)
+    monkeypatch.setattr("kelpie.client.feed._RETRY_S", 0.001)
 
 
 def event_wire(number: int, kind: str = "running", **overrides: Any) -> dict[str, Any]:

@@ -20,7 +20,9 @@ class Request:
     body: Any
 
 
-Answer = tuple[int, Any] | None  # None: the connection is closed without a word; bytes are sent as they are
+Answer = (
+    tuple[int, Any] | tuple[int, Any, dict[str, str]] | None
+)  # None: the connection is closed without a word; bytes are sent as they are
 
 
 @dataclass
@@ -39,22 +41,23 @@ def server() -> Iterator[ScriptedServer]:
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(self.command, self.path, headers, body)
+            sent = {name.lower(): value for name, value in self.headers.items()}
+            request = Request(self.command, self.path, sent, body)
             scripted.requests.append(request)
             scripted.connections.add(self.client_address)
             answer = scripted.answer(request)
             if answer is None:
                 self.close_connection = True
                 return
-            status, content = answer
+            status, content, headers = answer if len(answer) == 3 else (*answer, {})
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = _serve  # noqa: N815  (the names that http.server looks for)
+        do_GET = do_POST = do_PUT = _serve  # noqa: N815  (the names that http.server looks for)
 
         def log_message(self, *args: Any) -> None: ...
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kelpie.job import FinishReply, HeartbeatReply, JobStatus, Outcome, UploadBacklog
+from kelpie.job import (
+    NOTHING_KNOWN,
+    CommandEnd,
+    FinishReply,
+    HeartbeatReply,
+    JobStatus,
+    LogBatch,
+    LogLine,
+    Outcome,
+    UploadBacklog,
+)
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
@@ -46,12 +56,15 @@ class MemoryQueue:
 
     jobs: list[LeasedJob] = field(default_factory=list)
     reports: list[tuple[Any, ...]] = field(default_factory=list)
+    ends: list[CommandEnd] = field(default_factory=list)  # of the commands that failed
+    batches: list[LogBatch] = field(default_factory=list)
     errors: dict[str, list[Exception]] = field(
         default_factory=dict
     )  # each call raises the first and drops it
     status: JobStatus = JobStatus.RUNNING
     reason: str | None = None
     down: Exception | None = None  # every call raises it
+    drain: bool = False
     node_bans: int = 1
     beats: int = 0
     backlogs: list[UploadBacklog | None] = field(default_factory=list)
@@ -77,7 +90,7 @@ class MemoryQueue:
         self._meet("heartbeat")
         self.backlogs.append(backlog)
         self.beats += 1
-        return HeartbeatReply(self.status, self.reason)
+        return HeartbeatReply(self.status, self.reason, drain=self.drain)
 
     def completed(self, job: LeasedJob) -> FinishReply:
         self._meet("completed")
@@ -85,9 +98,15 @@ class MemoryQueue:
         return FinishReply(JobStatus.COMPLETED, 0, 0)
 
     def failed(
-        self, job: LeasedJob, outcome: Outcome, exit_code: int | None, reason: str | None
+        self,
+        job: LeasedJob,
+        outcome: Outcome,
+        exit_code: int | None,
+        reason: str | None,
+        end: CommandEnd = NOTHING_KNOWN,
     ) -> FinishReply:
         self._meet("failed")
+        self.ends.append(end)
         self.reports.append((outcome.value, job.id, exit_code, reason))
         return FinishReply(JobStatus.RUNNING, 1, self.node_bans)
 
@@ -95,6 +114,14 @@ class MemoryQueue:
         self._meet("released")
         self.reports.append(("released", job.id))
         return FinishReply(JobStatus.RUNNING, 0, 0)
+
+    def log(self, job: LeasedJob, batch: LogBatch) -> None:
+        self._meet("log")
+        self.batches.append(batch)
+
+    @property
+    def lines(self) -> list[LogLine]:
+        return [line for batch in self.batches for line in batch.lines]
 
     def stop_leasing(self) -> None:
         self.stopped.set()
@@ -108,6 +135,7 @@ class MemorySync:
     def __init__(self, engine: MemoryEngine, may_write: Callable[[], bool]) -> None:
         self.calls: list[str] = []
         self.may_write = may_write
+        self.folders: list[Path] = engine.folders
         self._engine = engine
         self._abandoned = threading.Event()
 
@@ -163,6 +191,7 @@ class MemoryEngine:
         self.blocked = threading.Event()
         self.go = threading.Event()
         self.syncs: list[MemorySync] = []
+        self.folders: list[Path] = []
 
     def prepare(self, job: LeasedJob, may_write: Callable[[], bool]) -> Any:
         if "prepare" in self.fails:

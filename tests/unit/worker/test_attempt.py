@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
-from kelpie.job import JobStatus
+from kelpie.job import CommandEnd, JobStatus
 from kelpie_worker.attempt import Attempt, State
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
@@ -118,6 +118,33 @@ def test_a_bad_end_of_the_command_is_an_app_failure_after_what_changed_is_stored
     assert [(job["status"], job["exitCode"]) for job in case.jobs()] == [("failed", code)]
 
 
+def test_how_the_command_failed_is_reported_with_its_last_words(case: Case) -> None:
+    case.run("seq 60 >&2; echo out; kill -11 $$")
+    (end,) = case.queue.ends
+    assert end.signal == 11
+    assert end.out_of_memory is False
+    assert end.stderr_tail == "\n".join(map(str, range(11, 61)))
+
+
+def test_data_that_cannot_be_stored_is_no_end_of_the_command(case: Case) -> None:
+    case.engine.fails = {"drain"}
+    case.run("echo done >&2")
+    assert case.queue.ends == [CommandEnd()]
+
+
+def test_a_command_that_kills_its_guardian_is_handed_on_uncounted(case: Case) -> None:
+    assert case.run("kill -9 $PPID; sleep 60") is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+
+
+def test_a_signal_to_every_process_of_the_node_is_a_stop_and_no_failure(case: Case) -> None:
+    case.begin("touch up; kill -TERM $$; sleep 60")
+    case.wait_up()
+    case.stop.request()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+
+
 def test_a_missing_command_is_an_app_failure(case: Case) -> None:
     assert case.run("", command="no-such-command") is State.DONE
     ((outcome, _, code, reason),) = case.queue.reports
@@ -203,6 +230,37 @@ def test_a_stop_gives_the_command_its_grace_stores_what_changed_and_releases(cas
     assert case.end() is State.DONE
     assert case.queue.reports == [("released", "job-1")]
     assert case.sync.calls == ["download", "watch", "drain", "clean"]
+
+
+def test_a_drained_node_hands_its_job_back_as_at_a_stop_and_goes_on(case: Case) -> None:
+    case.begin(FOREVER, heartbeat_interval=1)
+    case.wait_up()
+    case.queue.drain = True
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert case.sync.calls == ["download", "watch", "drain", "clean"]
+    assert not case.stop.requested.is_set()
+
+
+def test_a_drain_during_the_download_releases_at_once(case: Case) -> None:
+    case.engine.blocks = {"download"}
+    case.queue.drain = True
+    case.begin("touch up")
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("released", "job-1")]
+    assert not (case.folder / "up").exists()
+
+
+def test_a_drain_after_exit_0_still_completes_the_job(case: Case) -> None:
+    case.engine.blocks = {"finalize"}
+    case.begin("exit 0", heartbeat_interval=1)
+    assert case.engine.blocked.wait(30)
+    case.queue.drain = True
+    beats = case.queue.beats
+    wait_until(lambda: case.queue.beats > beats + 1, "the worker to hear of it")
+    case.engine.go.set()
+    assert case.end() is State.DONE
+    assert case.queue.reports == [("completed", "job-1")]
 
 
 def test_a_stop_during_the_download_releases_at_once(case: Case) -> None:

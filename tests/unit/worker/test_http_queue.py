@@ -15,8 +15,9 @@ from kelpie.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from kelpie.job import JobStatus, Outcome, UploadBacklog
+from kelpie.job import CommandEnd, JobStatus, LogBatch, LogLine, LogStream, Outcome, UploadBacklog
 from kelpie_worker.http_queue import HttpQueue
+from kelpie_worker.queue import UnknownCallError
 from tests.unit.worker.conftest import ScriptedServer
 from tests.unit.worker.doubles import settings, shell_job
 from tests.waiting import wait_until
@@ -125,6 +126,7 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
     queue.completed(job)
     queue.released(job)
     assert queue.failed(job, Outcome.SYNC_FAILED, 3, "x" * 5000).node_bans == 5
+    queue.failed(job, Outcome.APP_FAILED, 137, None, CommandEnd(9, True, "y" * 9000 + "end"))
     sent = [(request.method, request.path, request.body) for request in server.requests]
     assert sent == [
         ("POST", "/jobs/job-1/heartbeat", who),
@@ -139,6 +141,13 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
             "POST",
             "/jobs/job-1/failed",
             who | {"outcome": "sync_failed", "exit_code": 3, "reason": "x" * 2000},
+        ),
+        (
+            "POST",
+            "/jobs/job-1/failed",
+            who
+            | {"outcome": "app_failed", "exit_code": 137, "signal": 9, "out_of_memory": True}
+            | {"stderr_tail": "y" * 8189 + "end"},
         ),
     ]
 
@@ -253,3 +262,20 @@ def test_an_api_key_goes_before_a_token(server: ScriptedServer, tmp_path: Path) 
     server.answer = lambda request: (200, [])
     queue.lease(0)
     assert "authorization" not in server.requests[-1].headers
+
+
+def test_lines_are_sent_with_their_numbers_and_a_server_that_knows_no_logs_is_told_apart(
+    server: ScriptedServer, queue: HttpQueue
+) -> None:
+    batch = LogBatch(7, (LogLine(LogStream.STDERR, 5, "oh"),))
+    queue.log(shell_job("true"), batch)
+    (request,) = server.requests
+    assert request.path == "/jobs/job-1/logs"
+    assert request.body["lease"] == "secret"
+    assert (request.body["first"], request.body["lines"]) == (
+        7,
+        [{"stream": "stderr", "time": 5, "text": "oh"}],
+    )
+    server.answer = lambda request: (404, {"error": "Route Not Found"})
+    with pytest.raises(UnknownCallError):
+        queue.log(shell_job("true"), batch)

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from kelpie.errors import ForbiddenError, StartupError, UnavailableError
-from kelpie_worker import loop
+from kelpie_worker import disk, loop
+from kelpie_worker.attempt import Attempt
+from kelpie_worker.deletion_cost import MAX_DELETION_COST, LastUploads
+from kelpie_worker.disk import MiB
 from kelpie_worker.exit_codes import RECREATE_CONTAINER, REPLACE_NODE, STOPPED
 from kelpie_worker.imds import MetadataService
 from kelpie_worker.loop import Worker
@@ -290,3 +293,75 @@ def test_the_open_poll_of_a_worker_with_outputs_on_their_way_is_waited_for(case:
     case.engine.go.set()
     assert case.end() == STOPPED
     assert case.queue.reports == [("completed", "a")]
+
+
+def test_without_room_no_job_is_asked_for_until_there_is(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, looked = [10 * MiB], []
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: looked.append(folder) or free[0])
+    monkeypatch.setattr(loop, "_LOW_SPACE_PAUSE_S", 0.01)
+    case.queue.jobs = [shell_job("touch a", id="a")]
+    case.begin(min_free_disk_mib=64)
+    wait_until(lambda: len(looked) >= 3, "the worker to look again")
+    assert len(case.queue.jobs) == 1
+    free[0] = 100 * MiB
+    wait_until(lambda: case.queue.reports, "the job")
+    case.stop.request()
+    assert case.end() == STOPPED
+
+
+def test_a_job_whose_folders_have_no_room_goes_to_another_node_and_this_one_waits(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = case.folder / "full"
+    free, looked = {full: 1 * MiB}, []
+    monkeypatch.setattr(
+        disk, "free_bytes", lambda folder: looked.append(folder) or free.get(folder, 100 * MiB)
+    )
+    monkeypatch.setattr(loop, "_LOW_SPACE_PAUSE_S", 0.01)
+    case.engine.folders = [full]
+    case.queue.jobs = [shell_job("touch a", id=name) for name in "ab"]
+    case.begin(min_free_disk_mib=64)
+    wait_until(lambda: case.queue.reports == [("released", "a")], "the release")
+    wait_until(lambda: looked.count(full) >= 3, "the worker to look again")
+    assert len(case.queue.jobs) == 1  # the other job is not taken only to be released again
+    del free[full]
+    wait_until(lambda: ("completed", "b") in case.queue.reports, "the other job")
+    case.stop.request()
+    assert case.end() == STOPPED
+
+
+def test_the_cost_of_deleting_a_node_is_the_work_that_it_would_lose(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("kelpie_worker.deletion_cost.time.monotonic", lambda: now[0])
+    uploads = LastUploads(case.file)
+    worker = Worker(
+        settings=settings(case.folder),
+        queue=case.queue,
+        engine=case.engine,
+        state=case.file,
+        imds=MetadataService(NOBODY),
+        stop=case.stop,
+        uploads=uploads,
+    )
+    assert worker.deletion_cost() == 0
+    job = shell_job("true", id="a")
+    worker._running = attempt = Attempt(
+        job,
+        settings=settings(case.folder),
+        queue=case.queue,
+        engine=case.engine,
+        state=case.file,
+        stop=case.stop,
+    )
+    assert worker.deletion_cost() == 1
+    attempt.started_s = 1000.0
+    now[0] = 1100.0
+    assert worker.deletion_cost() == 101
+    uploads.upload_ended("a", "checkpoint")
+    assert worker.deletion_cost() == 1
+    now[0] = 1110.0
+    uploads.upload_ended("earlier", "output")  # of another job
+    worker._finals = [(attempt, threading.current_thread())]
+    assert worker.deletion_cost() == MAX_DELETION_COST

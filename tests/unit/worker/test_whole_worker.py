@@ -87,6 +87,20 @@ def test_an_idle_worker_ends_at_once_and_in_good_order(server: ScriptedServer, w
     assert process.wait(30) == 0
 
 
+def test_a_notice_of_its_cloud_ends_a_worker_in_good_order(server: ScriptedServer, worker: Any) -> None:
+    def answer(request: Any) -> tuple[int, Any]:
+        if request.path == "/latest/api/token":
+            return 200, b"token"
+        if request.path == "/latest/meta-data/spot/instance-action":
+            return 200, {"action": "stop", "time": "2026-11-24T18:00:00Z"}
+        return 200, []
+
+    server.answer = answer
+    process = worker(KELPIE_IMDS_URL=server.url)
+    assert process.wait(30) == 0
+    assert "EC2 will stop this instance" in process.stderr.read()
+
+
 def test_sigusr1_ends_a_worker_when_its_job_is_done(
     server: ScriptedServer, worker: Any, tmp_path: Path
 ) -> None:

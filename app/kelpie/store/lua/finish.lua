@@ -8,14 +8,13 @@
 --   3   lease      fencing token, a dot, and the hash of the lease's secret; empty: judge by the node
 --   4   node       name of the node
 --   5   outcome    completed, app_failed, sync_failed or released
---   6   exit_code  of the command; empty: none
---   7   reason     in words; empty: none
---   8   by_hand    empty, or a random name of this report: the caller may report on a job that nobody holds
+--   6   details    JSON of what else is known of the end: exit_code, reason, …; empty: nothing
+--   7   by_hand    empty, or a random name of this report: the caller may report on a job that nobody holds
 -- Returns
 --   {status, failures, live jobs that the node is banned from}
 
 local id, lease, node, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local exit_code, reason, by_hand = ARGV[6], ARGV[7], ARGV[8]
+local details, by_hand = ARGV[6], ARGV[7]
 local failing = outcome == 'app_failed' or outcome == 'sync_failed'
 
 local job = read_job(id)
@@ -41,9 +40,9 @@ end
 
 if mine then
   if failing then
-    fail_attempt(job, outcome, exit_code, reason)
+    fail_attempt(job, outcome, details)
   else
-    close_attempt(job, outcome, wall, exit_code, reason)
+    close_attempt(job, outcome, wall, details)
     if outcome == 'completed' then
       end_job(job, 'completed')
     else

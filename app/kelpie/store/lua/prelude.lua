@@ -28,6 +28,7 @@ local function job_key(id) return PREFIX .. 'job:' .. id end
 local function spec_key(id) return PREFIX .. 'spec:' .. id end
 local function attempts_key(id) return PREFIX .. 'attempts:' .. id end
 local function heartbeat_key(id) return PREFIX .. 'heartbeat:' .. id end
+local function log_key(id) return PREFIX .. 'log:' .. id end
 local function bans_key(node) return PREFIX .. 'bans:' .. node end
 local function index_key(status) return PREFIX .. 'jobs:' .. status end
 local function label_key(label) return PREFIX .. 'label:' .. label end
@@ -229,14 +230,12 @@ local function renew(job)
 end
 
 -- Ends the open attempt for good. Its secret stays in the hash, so that a repeated report is recognized.
-local function close_attempt(job, outcome, ended, exit_code, reason)
+local function close_attempt(job, outcome, ended, details)
   local f = job.f
-  local record = {
-    attempt = job.attempt, node = f.node, start = tonumber(f.attempt_started), outcome = outcome,
-    ['end'] = tonumber(ended), last_heartbeat = tonumber(f.heartbeat),
-  }
-  if exit_code and exit_code ~= '' then record.exit_code = tonumber(exit_code) end
-  if reason and reason ~= '' then record.reason = reason end
+  local record = details and details ~= '' and cjson.decode(details) or {}
+  record.attempt, record.node, record.outcome = job.attempt, f.node, outcome
+  record.start, record['end'] = tonumber(f.attempt_started), tonumber(ended)
+  record.last_heartbeat = tonumber(f.heartbeat)
   if redis.call('RPUSH', attempts_key(job.id), cjson.encode(record)) > MAX_ATTEMPTS then
     redis.call('LTRIM', attempts_key(job.id), -MAX_ATTEMPTS, -1)
   end
@@ -286,7 +285,7 @@ local function purge_job(job)
   redis.call('ZREM', index_key(job.status), id)
   each_line(f.labels, function(label) redis.call('ZREM', label_key(label), id) end)
   if f.node then redis.call('ZREM', node_key(f.node), id) end -- what other nodes ran ends by its TTL
-  redis.call('DEL', job_key(id), spec_key(id), attempts_key(id), heartbeat_key(id))
+  redis.call('DEL', job_key(id), spec_key(id), attempts_key(id), heartbeat_key(id), log_key(id))
   emit(job, 'purged')
 end
 
@@ -311,8 +310,8 @@ local function count_failure(job, event, node)
 end
 
 -- The holder's attempt failed: it is closed, its node banned from the job, and the failure counted.
-local function fail_attempt(job, outcome, exit_code, reason)
-  close_attempt(job, outcome, wall, exit_code, reason)
+local function fail_attempt(job, outcome, details)
+  close_attempt(job, outcome, wall, details)
   put(job, 'bans', job.f.bans and (job.f.bans .. '\n' .. job.f.node) or job.f.node)
   count_failure(job, outcome)
 end
