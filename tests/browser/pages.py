@@ -16,6 +16,7 @@ def pages_of(user: ApiUser, scenery: Scenery) -> dict[str, str]:
         "jobs-none": "/jobs?q=nothing-is-called-so",
         "job": f"/jobs/{scenery.running}",
         "job-failed": f"/jobs/{scenery.failed}",
+        "job-log": f"/jobs/{scenery.running}/log",
         "job-hostile": f"/jobs/{scenery.hostile}",
         "job-delete": f"/jobs/{scenery.pending}/delete",
         "submit": "/submit",

@@ -63,6 +63,23 @@ def test_the_timeline_grows_when_a_node_is_killed(user: Person, fleet: Fleet) ->
     expect(page.locator("#status")).to_have_text("canceled")
 
 
+def test_what_a_command_prints_is_followed_and_escape_codes_show(user: Person, fleet: Fleet) -> None:
+    fleet.node()
+    go_on = fleet.root / "go-on"
+    job_id = fleet.submit(
+        f"printf 'one <b>\\033[31m red\\n'; until test -e {go_on}; do sleep 0.1; done; echo two; sleep 600"
+    )
+    page = user.go(f"/jobs/{job_id}")
+    expect(page.locator("#log")).to_contain_text("one <b>␛[31m red")
+    go_on.touch()
+    expect(page.locator("#log")).to_contain_text("two")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download all that is kept").click()
+    assert "stdout two" in saved.value.path().read_text()
+    user.go(f"/jobs/{job_id}/log?find=TWO")
+    expect(page.locator("#log")).to_have_text("two")
+
+
 def test_many_jobs_are_canceled_retried_and_deleted_after_a_preview(user: Person, api: ApiUser) -> None:
     group = f"group-{uuid.uuid4().hex[:8]}"
     jobs = [api.submit(job_body(container_group_id=group, labels={"n": str(n)})) for n in range(4)]
@@ -103,6 +120,11 @@ def test_a_node_is_unbanned_and_replaced(user: Person, api: ApiUser) -> None:
     expect(page.locator("#notice")).to_contain_text("The bans are lifted")
     assert api.job(scenery.running)["banned_nodes"] == []
     user.go("/nodes/node-c")
+    page.get_by_role("button", name="Drain").click()
+    expect(page.locator("#live")).to_contain_text("drained")
+    assert [one["machine_id"] for one in api.ok("GET", "/nodes/drained")["nodes"]] == ["node-c"]
+    page.get_by_role("button", name="Give it jobs again").click()
+    expect(page.locator("#notice")).to_contain_text("gets jobs again")
     page.get_by_role("button", name="Reallocate").click()
     expect(page.locator("#notice")).to_contain_text("node-c is to be replaced")
 

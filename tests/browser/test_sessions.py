@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from kelpie.embedded.valkey import ValkeyServer
 from tests.api import ApiServer, ApiUser
 from tests.browser.pages import pages_of
 from tests.browser.people import Person, person
-from tests.browser.scenery import paint
+from tests.browser.scenery import lease, paint, report
 
 
 @pytest.fixture
@@ -74,10 +75,11 @@ def test_a_user_sees_his_own_only_and_the_admin_no_secrets(
 ) -> None:
     owner = api_server.new_user()
     scenery = paint(owner)
+    secret_group = f"group-{uuid.uuid4().hex[:8]}"
     secret = owner.submit(
         {
             "command": "true",
-            "container_group_id": scenery.group,
+            "container_group_id": secret_group,
             "sync": {},
             "environment": {"DB_PASSWORD": "hunter-22"},
         }
@@ -90,6 +92,8 @@ def test_a_user_sees_his_own_only_and_the_admin_no_secrets(
         content = user.go(pages[title]).content()
         assert scenery.group not in content, title
         assert scenery.running not in content, title
+    held = lease(owner, secret_group, "node-s")
+    report(owner, held, "failed", exit_code=1, reason="hunter-22 is wrong", stderr_tail="hunter-22")
     with person(browser, api_server.url) as admin:
         admin.log_in(api_server.admin_key)
         content = admin.go(f"/jobs/{secret['id']}").content()

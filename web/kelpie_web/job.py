@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from flask import Response
@@ -12,8 +13,8 @@ from kelpie.errors import InvalidInputError
 from kelpie.http.audit import note
 from kelpie.http.context import principal, require, services
 from kelpie.http.events import BEFORE_A_JOB_MS
-from kelpie.job import LIVE, Job, JobStatus
-from kelpie.secrets import masked_job
+from kelpie.job import LIVE, Attempt, Job, JobStatus
+from kelpie.secrets import masked_job, masked_output
 from kelpie.store import PlacedEvent, Scope
 from kelpie.store.clock import wall_ms
 from kelpie.store.events import Position
@@ -37,7 +38,7 @@ def job(job_id: str) -> Response:
     """The page of a job."""
     store = services().store
     found = store.get(job_id, user_id=owner())
-    attempts = store.attempts(job_id, user_id=owner())
+    attempts = _shown_attempts(found, store.attempts(job_id, user_id=owner()))
     is_own = found.user_id == principal().user_id
     deliveries, _ = (
         store.deliveries.page(user_id=found.user_id, job_id=job_id, page_size=SHOWN_DELIVERIES)
@@ -109,8 +110,30 @@ def change(job_id: str, action: str) -> BaseResponse:
 def shown(found: Job) -> dict[str, Any]:
     """A job as the API tells it to the caller: to others than its owner without its secrets."""
     wire = found.to_wire()
-    is_own = found.user_id == principal().user_id and principal().may(Scope.SUBMIT)
-    return wire if is_own else masked_job(wire)
+    return wire if _is_own(found) else masked_job(wire)
+
+
+def _shown_attempts(found: Job, attempts: list[Attempt]) -> list[Attempt]:
+    """The attempts; to others than the owner without the secrets that a command may have printed."""
+    if _is_own(found):
+        return attempts
+
+    def hidden(text: str | None) -> str | None:
+        return None if text is None else masked_output(text, found.spec.environment)
+
+    return [
+        replace(
+            one,
+            reason=hidden(one.reason),
+            command_end=replace(one.command_end, stderr_tail=hidden(one.command_end.stderr_tail)),
+        )
+        for one in attempts
+    ]
+
+
+def _is_own(found: Job) -> bool:
+    """Whether the caller may see its secrets."""
+    return found.user_id == principal().user_id and principal().may(Scope.SUBMIT)
 
 
 def _events(found: Job) -> list[PlacedEvent]:

@@ -24,7 +24,8 @@ def nodes() -> Response:
     """The nodes that asked for jobs of the caller's queues within a day, or have one."""
     group = request.args.get("group", "").strip() or None
     state = request.args.get("state", "")
-    found = services().store.nodes(owner(), group)
+    store = services().store
+    found = store.nodes(owner(), group)
     shown = [node for node in found if not state or node.state == state]
     return page(
         "nodes.html",
@@ -32,6 +33,7 @@ def nodes() -> Response:
         hidden=max(0, len(shown) - MAX_ROWS),
         states=Counter(node.state for node in found),
         banned=sum(1 for node in found if node.bans),
+        drained={(one.queue.number, one.node) for one in store.drained_nodes(owner())},
         group=group,
         state=state,
         all_states=list(NodeState),
@@ -52,10 +54,25 @@ def node(name: str) -> Response:
         "node.html",
         name=name,
         places=places,
+        drained={one.queue.number for one in store.drained_nodes(owner()) if one.node == name},
         given=given,
         banned=[job for job in given if name in job.banned_nodes],
         command_line=command_line,
     )
+
+
+@ui.post("/nodes/drain")
+def drain() -> BaseResponse:
+    """Give a node no further job, and have it hand back what it runs; or end that."""
+    fields = form()
+    name, group_id = fields.get("node", ""), fields.get("group") or None
+    if fields.get("do") == "resume":
+        services().store.undrain(owner(), name, group_id)
+        note("let a drained node have jobs again", name)
+        return back("ui.node", f"{name} gets jobs again.", name=name)
+    services().store.drain(owner(), name, group_id)
+    note("drain a node", name)
+    return back("ui.node", f"{name} gets no further job, and hands back what it runs.", name=name)
 
 
 @ui.post("/nodes/reallocate")

@@ -15,6 +15,13 @@ from kelpie.store.clock import wall_ms
 
 STATIC = Path(__file__).parent / "static"
 
+UNSEEN = (
+    {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
+    | {0x7F: 0x2421}
+    | dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)
+)
+"""What would not show, or would turn the text around it about, and the picture that stands for it."""
+
 TONES = {
     "pending": "secondary",
     "running": "primary",
@@ -44,6 +51,7 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_app_template_filter(lasted, "lasted")
     blueprint.add_app_template_filter(count, "count")
     blueprint.add_app_template_filter(size, "size")
+    blueprint.add_app_template_filter(visible, "visible")
     blueprint.add_app_template_filter(badge, "badge")
     blueprint.add_app_template_global(icon, "icon")
     blueprint.add_app_template_global(asset, "asset")
@@ -91,6 +99,11 @@ def size(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB"
+
+
+def visible(text: str) -> str:
+    """Text of others with pictures in place of control characters: escape codes do nothing, and show."""
+    return text.translate(UNSEEN)
 
 
 def badge(state: Any) -> Markup:
