@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs bench bench-sync walk simulate mutants durability lock clean sync-faults
+.PHONY: demo test lint types check docs screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -24,8 +24,11 @@ docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
 	$(BIN)/python docs/metrics_reference.py
 
+screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light, dark and on a phone
+	$(BIN)/python -m tests.browser.screenshots build/screenshots
+
 bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
-	for name in peers http_api scale polls latency worker_memory; do \
+	for name in peers http_api scale dashboard polls latency worker_memory; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
 
 from kelpie.embedded.valkey import ValkeyServer
-from tests.api import ApiServer
+from tests.api import ApiServer, ApiUser
 from tests.browser.pages import pages_of
 from tests.browser.people import DESK, PHONE, Person, chromium
-from tests.browser.scenery import paint
+from tests.browser.scenery import lease, paint, report
+
+STORY_S = 2.5
+"""How long each attempt of the job in the story takes; its leases last two seconds."""
 
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"theme": "light", "viewport": DESK},
     "dark": {"theme": "dark", "viewport": DESK},
     "phone": {"theme": "light", "viewport": PHONE},
 }
+
+
+def story(user: ApiUser, group: str) -> str:
+    """A job that was lost with one node, failed on another and runs on a third."""
+    labels = {"sweep": "lattice-64", "seed": "7"}
+    arguments = ["relax.py", "--steps", "90000", "--resume", "/ckpt"]
+    body = {"command": "python", "arguments": arguments, "container_group_id": group, "labels": labels}
+    job = user.submit(body | {"sync": {}, "heartbeat_interval": 1, "priority": 9})
+    lease(user, group, "spot-eu-17")
+    time.sleep(STORY_S)  # its lease expires
+    failing = lease(user, group, "spot-us-03")
+    time.sleep(1)
+    report(user, failing, "heartbeat")
+    report(user, failing, "failed", exit_code=137, reason="killed by SIGKILL", out_of_memory=True)
+    running = lease(user, group, "spot-us-21")
+    for _ in range(4):
+        time.sleep(1)
+        report(user, running, "heartbeat")
+    return str(job["id"])
 
 
 def main(folder: Path) -> None:
@@ -39,6 +62,10 @@ def main(folder: Path) -> None:
             person.go("/login")
             person.page.screenshot(path=folder / f"login-{look}.png")
             person.log_in(user.key)
+            told = story(user, scenery.group)
+            person.go(f"/jobs/{told}")
+            person.page.wait_for_timeout(300)
+            person.page.screenshot(path=folder / f"story-{look}.png")
             for title, path in pages_of(user, scenery).items():
                 person.go(path)
                 person.page.wait_for_timeout(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +15,8 @@ from kelpie.job import from_iso, iso
 from kelpie.store.clock import wall_ms
 
 STATIC = Path(__file__).parent / "static"
+
+_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 UNSEEN = (
     {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
@@ -51,6 +54,7 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_app_template_filter(lasted, "lasted")
     blueprint.add_app_template_filter(count, "count")
     blueprint.add_app_template_filter(size, "size")
+    blueprint.add_app_template_filter(short, "short")
     blueprint.add_app_template_filter(visible, "visible")
     blueprint.add_app_template_filter(badge, "badge")
     blueprint.add_app_template_global(icon, "icon")
@@ -99,6 +103,11 @@ def size(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB"
+
+
+def short(name: str) -> str:
+    """A name for a column: of a UUID its beginning."""
+    return f"{name[:13]}…" if _UUID.fullmatch(name) else name
 
 
 def visible(text: str) -> str:

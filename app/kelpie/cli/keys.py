@@ -14,7 +14,7 @@ from kelpie.cli.output import ago, cell, console, print_json, safe, table
 from kelpie.client import Client
 from kelpie.job import iso
 
-SCOPES = ("submit", "work", "admin")
+SCOPES = ("submit", "read", "work", "admin")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -72,8 +72,9 @@ Examples:
   kelpie keys me
 
 \b
-Scopes: submit (jobs and all that is yours), work (ask for work and report on it, nothing else), admin (what
-only the admin may do; for the admin's own keys). A key without scopes may do all that its user may.
+Scopes: submit (jobs and all that is yours), read (look at them, change nothing), work (ask for work and
+report on it, nothing else), admin (what only the admin may do; for the admin's own keys). A key without
+scopes may do all that its user may.
 
 {exit_codes.HELP}""",
 )

@@ -92,15 +92,19 @@ class Jobs(Access):
         cursor: str | None = None,
         size: int = 100,
         ascending: bool = False,
+        look_at: int = SEARCH_LIMIT,
     ) -> Page:
-        """Up to ``size`` jobs of a user (None: of all) after the cursor. Raises InvalidInputError."""
+        """Up to ``size`` jobs of a user (None: of all) after the cursor, among so many or a few more.
+
+        Raises InvalidInputError.
+        """
         check_page(1, size)
         at = None if cursor is None else Position.from_cursor(cursor)
         places = self._places(user_id, chosen)
         indexes = _indexes(places, chosen)
         jobs: list[Job] = []
         looked_at = 0
-        while looked_at < SEARCH_LIMIT:
+        while looked_at < look_at:
             wanted = size - len(jobs) if chosen.by_index else SEARCH_CHUNK
             found = read_after(self.redis, indexes, at, wanted, ascending=ascending)
             matching = {job.id: job for job in self._read(_homes(places, found)) if chosen.matches(job)}
