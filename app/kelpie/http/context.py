@@ -84,8 +84,9 @@ def require(needed: Scope) -> None:
         raise ForbiddenError(
             f"A node's own identity may ask for work and report on it only; this needs the scope {needed}."
         )
+    lacking = "submit or read" if needed is Scope.READ else needed.value
     raise ForbiddenError(
-        f"This API key lacks the scope {needed}; it has {' and '.join(sorted(caller.scopes or ()))}. "
+        f"This API key lacks the scope {lacking}; it has {' and '.join(sorted(caller.scopes or ()))}. "
         "Show a key that has it, or a full one."
     )
 
