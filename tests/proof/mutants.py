@@ -180,7 +180,7 @@ def _judge_all(share: tuple[Sequence[Mutant], bool, int]) -> list[Verdict]:
 
 
 def unchanged_fails(walks: int = WALKS) -> str:
-    """What the walk notices of the scripts as they are, of which every mutant would be accused; empty: nothing."""
+    """What the walk notices of the scripts as they are, and would of every mutant; empty: nothing."""
     with tempfile.TemporaryDirectory() as directory:
         judge = Judge(directory, walks=walks)
         try:
