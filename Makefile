@@ -9,7 +9,7 @@ demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed hal
 	$(BIN)/kelpie demo
 
 test: $(VENV)/dev.done  ## Set up, then run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # most tests wait; the longest come first
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -87,12 +87,13 @@ class Judge:
         if reason is not None:
             return Verdict(mutant, "equivalent", reason, 0.0)
         text = mutant.text(read_lua(mutant.script))
-        fate, detail = self._walk(mutant.script, text)
+        fate, detail = self.walk(mutant.script, text)
         if fate == "survived" and store_tests:
             fate, detail = self._store_tests(mutant.script, text)
         return Verdict(mutant, fate, detail, time.monotonic() - started)
 
-    def _walk(self, script: str, text: str) -> tuple[str, str]:
+    def walk(self, script: str, text: str) -> tuple[str, str]:
+        """What the walk makes of the text in the script's place: survived, or why not."""
         client = make_client(self._url(), answer_timeout_s=ANSWER_TIMEOUT_S)
         try:
             for seed in range(self._walks):
@@ -178,6 +179,17 @@ def _judge_all(share: tuple[Sequence[Mutant], bool, int]) -> list[Verdict]:
             judge.close()
 
 
+def unchanged_fails(walks: int = WALKS) -> str:
+    """What the walk notices of the scripts as they are, and would of every mutant; empty: nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        judge = Judge(directory, walks=walks)
+        try:
+            fate, detail = judge.walk(PRELUDE, read_lua(PRELUDE))
+        finally:
+            judge.close()
+    return "" if fate == "survived" else detail
+
+
 def stale_equivalents() -> list[tuple[str, str, str]]:
     """Entries of EQUIVALENT that are no mutants any more."""
     known = {(mutant.script, mutant.before, mutant.after) for mutant in all_mutants()}
@@ -202,6 +214,9 @@ def main(arguments: Sequence[str]) -> int:
     mutants = [mutant for mutant in all_mutants() if options.only in mutant.name]
     if options.sample is not None and options.sample < len(mutants):
         mutants = random.Random(options.seed).sample(mutants, options.sample)
+    if wrong := unchanged_fails(options.walks):
+        print(f"the scripts as they are do not agree with the model: {wrong}")
+        return 1
     started = time.monotonic()
     fates: Counter[str] = Counter()
     for verdict in verdicts(

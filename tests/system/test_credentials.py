@@ -406,7 +406,7 @@ def test_what_only_works_is_403_everywhere_else(world: World) -> None:
     name, _ = world.organization()
     user = world.server.new_user()
     key = scoped(user, "work")
-    for_workers = {("GET", "/work"), ("GET", "/users/me")}
+    for_workers = {("GET", "/work"), ("GET", "/users/me"), ("POST", "/jobs/{job_id}/logs")}
     for_workers |= {("POST", f"/jobs/{{job_id}}/{verb}") for verb in REPORTS}
     for method, template in contract.operations(user):
         path = re.sub(r"\{\w+\}", UNKNOWN, template)

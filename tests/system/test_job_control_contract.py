@@ -523,7 +523,7 @@ def test_a_job_says_what_it_waits_for(api: ApiUser, group: str, api_server: ApiS
 
 
 SECRETS = {
-    "API_KEY": "abc",
+    "API_KEY": "swordfish",  # no digits of an id
     "DATABASE": "postgres://user:hunter2@db/x",
     "githubToken": "t-1",
     "EMPTY_KEY": "",

@@ -14,7 +14,7 @@
 --   {status, failures, live jobs that the node is banned from}
 
 local id, lease, node, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local details, by_hand = ARGV[6], ARGV[7]
+local details, by_hand = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil, ARGV[7]
 local failing = outcome == 'app_failed' or outcome == 'sync_failed'
 
 local job = read_job(id)

@@ -22,7 +22,7 @@ end
 if not job.live then return {'canceled', job.status, ''} end
 if not job.f.attempt_state then return {'canceled', 'closed', ''} end
 if job.f.run_until and now >= tonumber(job.f.run_until) then
-  fail_attempt(job, 'app_failed', '', 'it ran for longer than max_runtime_s')
+  fail_attempt(job, 'app_failed', {reason = 'it ran for longer than max_runtime_s'})
   save(job)
   announce()
   return {'canceled', 'max_runtime', ''}

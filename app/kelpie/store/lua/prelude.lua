@@ -229,10 +229,11 @@ local function renew(job)
   put(job, 'heartbeat', int(wall))
 end
 
--- Ends the open attempt for good. Its secret stays in the hash, so that a repeated report is recognized.
+-- Ends the open attempt for good; details is what else its record tells, and becomes that. Its secret stays in the
+-- hash, so that a repeated report is recognized.
 local function close_attempt(job, outcome, ended, details)
   local f = job.f
-  local record = details and details ~= '' and cjson.decode(details) or {}
+  local record = details or {}
   record.attempt, record.node, record.outcome = job.attempt, f.node, outcome
   record.start, record['end'] = tonumber(f.attempt_started), tonumber(ended)
   record.last_heartbeat = tonumber(f.heartbeat)
