@@ -91,7 +91,8 @@ def _fill(store: Store, client: redis.Redis, user_id: str, finished: int, runnin
         moving = client.pipeline(transaction=False)
         for job in jobs:
             moving.hset(keys.job(job.id), mapping={"status": "completed", "completed": job.created + 1000})
-        moving.zunionstore(keys.index("completed"), (keys.index("completed"), keys.index("pending")), "MAX")
+        orders: Any = client.zrange(keys.index("pending"), 0, -1, withscores=True)
+        moving.zadd(keys.index("completed"), dict(orders))
         moving.delete(keys.index("pending"), keys.waiting)
         moving.execute()
     for _ in range(0, running, MAX_BATCH):

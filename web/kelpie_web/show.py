@@ -131,8 +131,14 @@ def icon(name: str) -> Markup:
 
 
 def asset(name: str) -> str:
-    """The address of a static file; it changes with its content, so that browsers may keep it."""
-    return url_for("ui.asset", name=name, v=_version(name))
+    """The address of a static file; it changes with its content, so that browsers may keep it.
+
+    Of a file that was not built, the plain address: a page without its style is better than none.
+    """
+    try:
+        return url_for("ui.asset", name=name, v=_version(name))
+    except FileNotFoundError:
+        return url_for("ui.asset", name=name)
 
 
 @cache
