@@ -24,6 +24,7 @@ from joserfc.jwk import RSAKey
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.http import replies
 from kelpie.job import JobStatus
+from kelpie.secrets import MASK
 from kelpie.store import Store
 from kelpie_worker.http_queue import HttpQueue
 from tests.api import ApiServer, ApiUser, Reply
@@ -661,6 +662,18 @@ def test_a_wrong_key_is_400_and_named(user: ApiUser, wrong: dict[str, Any], path
     status, _, body = admin.request("POST", f"/users/{user.user_id}/token", json=names | wrong)
     assert (status, body["errors"][0]["path"]) == (400, path)
     assert len(user.ok("GET", "/users/me/keys")["keys"]) == 1
+
+
+def test_a_key_that_may_only_read_sees_no_secrets_and_changes_nothing(user: ApiUser) -> None:
+    job = user.submit(job_body(environment={"PASSWORD": "hunter-22"}))
+    key = scoped(user, "read")
+    assert key.ok("GET", "/jobs")["_count"] == 1
+    assert key.job(job["id"])["environment"] == {"PASSWORD": MASK}
+    assert key.ok("GET", "/users/me")["webhook_secret"] is None
+    assert "scope submit" in refused(key.request("POST", "/jobs", json=job_body()), 403)
+    assert "scope submit" in refused(key.request("DELETE", f"/jobs/{job['id']}"), 403)
+    refused(key.request("GET", work_path()), 403)
+    refused(key.request("GET", "/users/me/keys"), 403)
 
 
 def test_a_key_that_may_only_submit_does_no_work(user: ApiUser) -> None:

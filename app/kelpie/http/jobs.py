@@ -78,7 +78,7 @@ def get(job_id: str, query: JobQuery) -> Answer:
         wire["upload_backlog"] = backlog.to_wire()
     if query.expand == "attempts":
         attempts = [attempt.to_wire() for attempt in store.attempts(job_id, user_id=scope())]
-        for attempt in attempts if job.user_id != principal().user_id else ():
+        for attempt in () if _shows_secrets(job) else attempts:
             for name in ("reason", "stderr_tail"):
                 if attempt[name] is not None:
                     attempt[name] = masked_output(attempt[name], job.spec.environment)
@@ -149,5 +149,8 @@ def purge_all() -> Answer:
 def _shown(job: Job) -> dict[str, Any]:
     """One job: whole to its owner, without its secrets to the admin and to keys that may only look."""
     wire = job.to_wire()
-    own = job.user_id == principal().user_id and principal().may(Scope.SUBMIT)
-    return wire if own else masked_job(wire)
+    return wire if _shows_secrets(job) else masked_job(wire)
+
+
+def _shows_secrets(job: Job) -> bool:
+    return job.user_id == principal().user_id and principal().may(Scope.SUBMIT)
