@@ -18,7 +18,7 @@ from kelpie_web.overview import totals
 from kelpie_web.ui import owner, page, query, ui
 
 PAGE_SIZE = 50
-LOOK_AT = 800
+LOOK_AT = 400
 """Jobs that a search looks at for one page, which leads on to the others: it should not take 200 ms."""
 
 
