@@ -44,6 +44,9 @@ _REPORT_RETRY_S = (0.2, 5.0)
 
 _STOP_HEARD_S = 0.5
 
+MAX_GUARDIANS_LOST = 2
+"""How often a job may lose the guardian of its command on one node before that is a failure of the job."""
+
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -83,9 +86,13 @@ class Attempt:
         engine: Preparer,
         state: StateFile,
         stop: Stop,
+        guardians_lost: int = 0,
     ) -> None:
+        """``guardians_lost``: how often the job's command has lost its guardian on this node before."""
         self.job = job
         self.node_bans = 0
+        self.guardian_lost = False  # somebody killed it, and the command with it
+        self._guardians_lost = guardians_lost
         self.short_of_space: tuple[Path, ...] = ()  # the folders whose disks had no room for this job
         self.started_s: float | None = None  # when the command was started, on the monotonic clock
         self._settings = settings
@@ -242,8 +249,11 @@ class Attempt:
             # a supervisor that stops a node may signal all of its processes, and the command is the first to
             # end of it: this worker hears of it now
             told = self._stop.requested.wait(_STOP_HEARD_S)
-        if self._exit.guardian_killed:  # the node's misfortune, not the application's failure
-            told = True
+        if self._exit.guardian_killed:
+            # The node's misfortune, not the application's failure. If it comes again and again it is the
+            # command that does it, and the job would go round the fleet for ever, before all others.
+            self.guardian_lost = True
+            told = told or self._guardians_lost < MAX_GUARDIANS_LOST
         self._log.info("command ended", exit_code=self._exit.code, reason=self._exit.reason, told_to_end=told)
         self._file.command_exited(self.job.id, self._exit.code)
         return told

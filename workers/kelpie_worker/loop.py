@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ REPLACEMENT_WAIT_S = 60.0
 _UNREACHABLE_PAUSE_S = (0.5, 10.0)
 _REFUSED_PAUSE_S = (5.0, 60.0)
 _LOW_SPACE_PAUSE_S = 5.0
+_MAX_REMEMBERED = 1000
 _STOP_NOW_S = 5.0
 """How long cleaning up may take after the second signal."""
 
@@ -59,6 +61,7 @@ class Worker:
         self._stop = stop
         self._log = _log.bind(node=settings.machine_id)
         self._finals: list[tuple[Attempt, threading.Thread]] = []
+        self._guardians_lost: Counter[str] = Counter()  # by job
         self._node_bans = 0
         self._last_work = time.monotonic()
         self._unreachable = Backoff(*_UNREACHABLE_PAUSE_S)
@@ -166,10 +169,15 @@ class Worker:
             engine=self._engine,
             state=self._state,
             stop=self._stop,
+            guardians_lost=self._guardians_lost[job.id],
         )
         self._running = attempt
         attempt.run()
         self._running = None
+        if attempt.guardian_lost:
+            self._guardians_lost[job.id] += 1
+            if len(self._guardians_lost) > _MAX_REMEMBERED:
+                del self._guardians_lost[next(iter(self._guardians_lost))]
         self._short = attempt.short_of_space or self._short
         if attempt.finalizing:
             thread = threading.Thread(target=attempt.finalize, name=f"finalize-{job.id}", daemon=True)

@@ -42,6 +42,8 @@ class Exit:
         """In words, for people."""
         if self.not_started is not None:
             return self.not_started
+        if self.guardian_killed:
+            return "killed with the process that guards the command: does it kill its parent?"
         what = f"exit code {self.code}" if self.signal is None else f"killed by signal {_named(self.signal)}"
         if not self.out_of_memory:
             return what

@@ -119,6 +119,7 @@ def put(*, source: Path, target: tuple[str, str], everything: bool, as_json: boo
 Examples:
   kelpie data get s3://bucket/results ./results
   kelpie data get s3://bucket/ckpt/ ./ckpt --pattern '\\.pt$'
+  kelpie data get s3://bucket/models/model.pt .     (one object, as ./model.pt)
 """,
 )
 @click.argument("source", type=URL, metavar="S3://BUCKET/PREFIX")
@@ -128,7 +129,7 @@ Examples:
 @all_option
 @json_option
 def get(*, source: tuple[str, str], target: Path, everything: bool, as_json: bool, **how: Any) -> None:
-    """Fetch what is under a prefix into a folder. Nothing is deleted there.
+    """Fetch what is under a prefix, or one object, into a folder. Nothing is deleted there.
 
     Every file is verified before it takes its name. What has changed on neither side since the last copy is
     passed over.

@@ -60,11 +60,13 @@ class LogCalls(Transport):
     ) -> Iterator[LogLine]:
         """What the commands of all attempts at a job printed, as far as it is kept, oldest first.
 
-        Begins after the line of the id ``after``, or ``tail`` lines (up to 1,000) before the end. With
+        Begins after the line of the id ``after``, or else ``tail`` lines (up to 1,000) before the end. With
         ``follow`` it goes on until the job has ended, through lost connections; UnavailableError when the API
         is away for longer than OUTAGE_S.
         """
         path = f"{job_path(job_id)}/logs"
+        if after is not None:  # which outdoes it: every line after that place is wanted
+            tail = None
         if follow:
             query = {} if tail is None else {"tail": str(tail)}
             yield from LogFeed(self._open, path, after=after, outage_s=OUTAGE_S, query=query)

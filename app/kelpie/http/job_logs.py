@@ -155,9 +155,9 @@ def _stream(job: Job, page: LogPage) -> Answer:
 def _told(job: Job, page: LogPage, follower: Follower, *, ends: float) -> Iterator[str]:
     """The text of a stream: what is there, then what comes, then the end of the job."""
     store = services().store
-    # Looked at once the follower hears: what happened before that is seen here, what comes later it tells.
-    status = store.get(job.id).status
     try:
+        # Looked at once the follower hears: what happened before is seen here, what comes later it tells.
+        status = store.get(job.id).status
         yield f"retry: {random.randint(*RETRY_MS)}\n\n"  # noqa: S311 - it is no secret
         if not page.lines:
             yield f"id: {page.next}\n\n"

@@ -66,6 +66,14 @@ def test_raw_lines_are_what_was_printed(server: Scripted, capfdbinary: pytest.Ca
     assert capfdbinary.readouterr().out == b"\x1b[31mred\x1b[0m ?\n"
 
 
+def test_a_place_outdoes_a_number_of_lines_and_all_pages_after_it_are_read(server: Scripted) -> None:
+    first = [line(1, number, "x") for number in range(1, 1001)]
+    server.answer(200, page(*first))
+    server.answer(200, page(line(1, 1001, "last")))
+    with Client() as client:
+        assert len(list(client.logs(JOB_ID, after="0", tail=5))) == 1001
+
+
 def test_all_pages_are_read(server: Scripted) -> None:
     first = [line(1, number, str(number)) for number in range(1, 1001)]
     server.answer(200, page(*first))

@@ -77,6 +77,20 @@ def test_one_file_goes_under_a_folder_or_as_a_key(data: Data, store: Bucket, fol
     assert store.contents() == {"models/a": b"1", "as this": b"1", "a": b"1"}
 
 
+def test_one_object_comes_back_as_a_file_of_its_name(
+    data: Data, store: Bucket, folder: Path, tmp_path: Path
+) -> None:
+    place = f"s3://{store.name}/models/"
+    told(data("put", folder / "a", place, "--json"))
+    told(data("put", folder / "a", place, "--compression", "--json"))
+    refused = data("put", folder / "a", f"{place}b", "--compression")
+    assert (refused.returncode, "ends in .gz" in refused.stderr) == (1, True)
+    assert store.names() == {"models/a", "models/a.gz"}
+    for number, argv in enumerate(([f"{place}a"], [f"{place}a.gz", "--compression"])):
+        assert told(data("get", *argv, tmp_path / f"{number}", "--json"))["files"] == 1
+        assert tree(tmp_path / f"{number}") == {"a": b"1"}
+
+
 def test_a_pattern_and_compression_are_those_of_jobs(
     data: Data, store: Bucket, folder: Path, tmp_path: Path
 ) -> None:
@@ -147,12 +161,20 @@ def test_a_damaged_memory_of_the_last_copy_counts_as_none(
         (("get", "s3:///p", "x"), 2, "write s3://bucket/prefix"),
         (("get", "s3://b/p", "x", "--pattern", "("), 2, "pattern"),
         (("ls", "s3://no-such-bucket-here/"), 1, "NoSuchBucket"),
+        (("get", "s3://{}/misspelt", "x"), 1, "there is nothing at"),
     ],
 )
 def test_what_is_wrong_is_said(
-    data: Data, store: Bucket, argv: tuple[str, ...], code: int, says: str
+    data: Data,
+    store: Bucket,
+    argv: tuple[str, ...],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = data(*argv)
+    monkeypatch.chdir(tmp_path)
+    run = data(*(word.format(store.name) for word in argv))
     assert run.returncode == code
     assert says in run.stderr
     assert "Traceback" not in run.stderr

@@ -15,7 +15,7 @@ from typing import Any, cast
 from unittest import mock
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError
 
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync.errors import (
@@ -404,6 +404,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
         OK + b"Transfer-Encoding: chunked\r\n\r\n10;x=y\r\n" + LIST[:16] + b"\r\n%x\r\n" % (len(LIST) - 16)
         + LIST[16:] + b"\r\n0\r\nTrailer: 1\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: %d\r\n\r\n" % len(LIST) + LIST,
+        OK + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n%x\r\n" % len(LIST) + LIST
+        + b"\r\n0\r\n\r\n",
         b"HTTP/1.0 200 OK\r\n\r\n" + LIST,
     ],
 )  # fmt: skip
@@ -424,6 +426,10 @@ def test_every_way_to_frame_an_answer_is_read(
         (OK + b"Content-Length: 9999\r\n\r\n" + b"x" * 100, ConnectionError),
         (OK + b"Content-Length: 5\r\n\r\n<a/>x", DamagedTransfer),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n", DamagedTransfer),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n45\r\n" + LIST + b"\r\n-5\r\n", DamagedTransfer),
+        (OK + b"Content-Length: \xb2\r\n\r\n<a/>", DamagedTransfer),
+        (OK + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(LIST) + LIST, DamagedTransfer),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, DamagedTransfer),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n" + b"x" * 100, DamagedTransfer),
         (OK + b"Content-Length: %d\r\n\r\n" % len(ENTITIES) + ENTITIES, DamagedTransfer),
         (b"", ConnectionError),
@@ -434,6 +440,58 @@ def test_a_damaged_answer_is_an_error_that_is_tried_again(
 ) -> None:
     with scripted(monkeypatch, _always(answer)), pytest.raises(what):
         lean().list_objects_v2(Bucket="bucket")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_stands_behind_an_answer_is_no_answer_to_the_next_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tls: bool
+) -> None:
+    def answer(etag: bytes, rest: bytes = b"") -> bytes:
+        return OK + b"ETag: " + etag + b"\r\nContent-Length: %d\r\n\r\n" % len(rest) + rest
+
+    def script(connection: Any) -> None:
+        read_whole = b"GET" in _request(connection)
+        connection.sendall(answer(b"true", b"body" if read_whole else b"") + answer(b"smuggled"))
+        with contextlib.suppress(ConnectionError):
+            _request(connection)
+
+    with scripted(monkeypatch, script, home=tmp_path if tls else None):
+        client = lean()
+        for _ in range(2):
+            assert client.head_object(Bucket="bucket", Key="x")["ETag"] == "true"
+            got = client.get_object(Bucket="bucket", Key="x")
+            assert (got["ETag"], read(got["Body"])) == ("true", b"body")
+        client.close()
+
+
+def test_an_answer_without_a_body_ends_with_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [
+        b"HTTP/1.1 %s\r\nTransfer-Encoding: chunked\r\n\r\n" % each for each in (b"404 No", b"204 Gone")
+    ]
+
+    def script(connection: Any) -> None:
+        _always(*answers)(connection)
+        with contextlib.suppress(ConnectionError):
+            _request(connection)  # it stays open: whoever waits for a chunk waits for ever
+
+    with scripted(monkeypatch, script):
+        client = lean()
+        with pytest.raises(StorageError):
+            client.head_object(Bucket="bucket", Key="x")
+        client.delete_object(Bucket="bucket", Key="x")
+        client.close()
+
+
+def test_credentials_never_begin_a_header_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token\nX-Injected: 1")
+    asked: list[bytes] = []
+
+    def script(connection: Any) -> None:
+        asked.append(_request(connection))
+
+    with scripted(monkeypatch, script), pytest.raises(HTTPClientError, match="Invalid header value"):
+        factory()().head_object(Bucket="bucket", Key="x")
+    assert asked == []
 
 
 def test_a_refusal_within_a_body_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ class Case:
         self.attempt: Any = None
         self.thread: threading.Thread | None = None
 
-    def begin(self, script: str, **values: Any) -> None:
+    def begin(self, script: str, *, guardians_lost: int = 0, **values: Any) -> None:
         self.attempt = Attempt(
             shell_job(script, **values),
             settings=settings(self.folder),
@@ -39,6 +39,7 @@ class Case:
             engine=self.engine,
             state=self.file,
             stop=self.stop,
+            guardians_lost=guardians_lost,
         )
 
         def drive() -> None:
@@ -135,6 +136,13 @@ def test_data_that_cannot_be_stored_is_no_end_of_the_command(case: Case) -> None
 def test_a_command_that_kills_its_guardian_is_handed_on_uncounted(case: Case) -> None:
     assert case.run("kill -9 $PPID; sleep 60") is State.DONE
     assert case.queue.reports == [("released", "job-1")]
+
+
+def test_a_command_that_kills_its_guardian_again_and_again_fails(case: Case) -> None:
+    case.run("kill -9 $PPID; sleep 60", guardians_lost=2)
+    ((outcome, _, code, reason),) = case.queue.reports
+    assert (outcome, code) == ("app_failed", 137)
+    assert "guards the command" in reason
 
 
 def test_a_signal_to_every_process_of_the_node_is_a_stop_and_no_failure(case: Case) -> None:

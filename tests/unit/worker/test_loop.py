@@ -73,6 +73,20 @@ def test_the_next_job_starts_while_the_outputs_of_the_last_are_on_their_way(case
     assert {report[1] for report in case.queue.reports} == {"a", "b"}
 
 
+def test_a_job_that_kills_its_guardian_does_not_come_back_for_ever(case: Case) -> None:
+    case.queue.jobs = [shell_job("kill -9 $PPID; sleep 60", id=each) for each in ("a", "b", "a", "a")]
+    case.begin()
+    wait_until(lambda: len(case.queue.reports) == 4, "the reports")
+    case.stop.request()
+    assert case.end() == STOPPED
+    assert [report[:2] for report in case.queue.reports] == [
+        ("released", "a"),
+        ("released", "b"),
+        ("released", "a"),
+        ("app_failed", "a"),
+    ]
+
+
 def test_a_stop_waits_for_the_outputs_of_earlier_jobs_and_releases_the_running_one(case: Case) -> None:
     case.engine.blocks = {"finalize"}
     case.queue.jobs = [shell_job("exit 0", id="a"), shell_job("touch up; sleep 60", id="b")]

@@ -13,6 +13,7 @@ from kelpie.job import Direction, SyncEntry
 from kelpie.patterns import Pattern
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download
+from kelpie_worker.sync.compression import SUFFIX
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.download import PlannedFile
@@ -106,7 +107,12 @@ class Copier:
         began = time.monotonic()
         context = self._context(compression)
         if source.is_file():
-            key = prefix + source.name if not prefix or prefix.endswith("/") else prefix
+            if prefix and not prefix.endswith("/"):
+                key = prefix
+                if compression and not key.endswith(SUFFIX):
+                    raise SyncError(f"a gzipped object has a name that ends in {SUFFIX}, not {key!r}")
+            else:
+                key = object_key(prefix, source.name, compression=compression)
             tree = Tree(source.resolve().parent)
             status = source.stat()
             flow = self._put_file(context, tree, source.resolve().name, bucket, key, None)
@@ -146,13 +152,17 @@ class Copier:
     def get(
         self, bucket: str, prefix: str, target: Path, *, pattern: Pattern | None, compression: bool
     ) -> Copied:
-        """Fetch what is under the prefix into a folder. SyncError names what could not be fetched."""
+        """Fetch what is under the prefix, or else the one object of that name, into a folder. SyncError names
+        what could not be fetched, also when there is neither."""
         began = time.monotonic()
         context = self._context(compression)
         make_folder(target)
-        tree, prefix = Tree(target.resolve()), as_folder(prefix)
+        tree, name = Tree(target.resolve()), prefix
+        prefix = as_folder(prefix)
         entry = SyncEntry(bucket, prefix, str(target), Direction.DOWNLOAD, None)
         planned = download.plan(context, [download.Source(entry, tree, pattern)])
+        if not planned and next(self.objects(bucket, prefix), None) is None:
+            planned = self._one_object(context, bucket, name, tree)
         with self._manifest(tree.root, bucket, prefix) as manifest:
             todo = [file for file in planned if not (manifest.known and manifest.in_place(file))]
             size = sum(file.remote.size for file in todo)
@@ -161,6 +171,17 @@ class Copier:
         return Copied(len(todo), size, len(planned) - len(todo), time.monotonic() - began)
 
     # ---- steps
+
+    def _one_object(self, context: JobContext, bucket: str, key: str, tree: Tree) -> list[PlannedFile]:
+        """The object of that very key, to become a file of its last name."""
+        for remote in self.objects(bucket, key):  # in order: itself before all that begin like it
+            if remote.key == key and not key.endswith("/"):
+                name = key.rpartition("/")[2]
+                unzip = context.compression and name.endswith(SUFFIX)
+                local = name.removesuffix(SUFFIX) if unzip else name
+                return [PlannedFile(bucket, remote, tree.place(local, key=key), unzip)]
+            break
+        raise SyncError(f"there is nothing at s3://{bucket}/{key}")
 
     def _context(self, compression: bool) -> JobContext:
         return JobContext(

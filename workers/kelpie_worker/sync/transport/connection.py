@@ -7,6 +7,7 @@ call. Every failure of the network is a ConnectionError, also a connection that 
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import ssl
@@ -22,6 +23,8 @@ _HEAD_LIMIT = 64 * 1024  # bytes of an answer's status line and headers
 _SMALL = 64 * 1024  # bytes of a body that goes in one piece with the head of its request
 _SENDFILE = 1 << 20  # bytes that the kernel sends between two looks at the gate
 _LINE_LIMIT = 1024  # bytes of a chunk's size line
+_INTERIM_LIMIT = 100  # answers such as "100 Continue" before the one that counts
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,12 @@ class Answer:
     def __init__(self, status: int, headers: Mapping[str, str], *, keep_alive: bool, bodiless: bool) -> None:
         self.status = status
         self.headers = headers
-        self.chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         length = headers.get("content-length", "")
-        self.length = 0 if bodiless else int(length) if length.isdigit() else None
+        self.chunked = not bodiless and "chunked" in headers.get("transfer-encoding", "").lower()
+        self.length = 0 if bodiless else int(length) if length.isascii() and length.isdigit() else None
         """Bytes of the body; None when only its end tells."""
-        self.keep_alive = keep_alive
+        # who says the length in two ways may mean either: nothing more is read on such a connection
+        self.keep_alive = keep_alive and not (self.chunked and length)
 
 
 class Connection:
@@ -81,8 +85,15 @@ class Connection:
         self._socket.close()
 
     def is_fresh(self) -> bool:
-        """Whether an idle connection still stands: nothing has arrived on it, not even its end."""
-        if self._tls:
+        """Whether an idle connection still stands: nothing has arrived on it, not even its end.
+
+        What stands behind the end of an answer would be taken for the answer to the next request.
+        """
+        if self._start < self._end:
+            return False
+        if isinstance(self._socket, ssl.SSLSocket):
+            if self._socket.pending():
+                return False
             if not self._arrivals.poll(0):
                 return True
             self._socket.setblocking(False)  # a session ticket, or the end
@@ -142,17 +153,22 @@ class Connection:
 
     def answer(self, method: str) -> Answer:
         """The head of the answer."""
-        while True:
+        for _ in range(_INTERIM_LIMIT):
             head = self._head()
             if not head.startswith(b"HTTP/1.") or not head[9:12].isdigit():
                 raise DamagedTransfer("the answer is no HTTP")
             status = int(head[9:12])
             if status >= 200:  # before it there may be "100 Continue"
                 break
-        headers = {}
+        else:
+            raise DamagedTransfer("the answer does not come to its point")
+        headers: dict[str, str] = {}
         for line in head.decode("latin-1").split("\r\n")[1:]:
             name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
+            name, value = name.strip().lower(), value.strip()
+            if name == "content-length" and headers.get(name, value) != value:
+                raise DamagedTransfer("the answer has two lengths")
+            headers[name] = value
         keep_alive = head[:8] != b"HTTP/1.0" and headers.get("connection", "").lower() != "close"
         bodiless = method == "HEAD" or status in {204, 304}
         return Answer(status, headers, keep_alive=keep_alive, bodiless=bodiless)
@@ -190,10 +206,10 @@ class Connection:
     def _next_size(self, answer: Answer, read: int) -> int:
         """Bytes of the body's next piece; 0 at its end."""
         if answer.chunked:
-            try:
-                size = int(self._line().partition(b";")[0], 16)
-            except ValueError:
-                raise DamagedTransfer("a chunk of the answer has no size") from None
+            text = self._line().partition(b";")[0].strip()
+            if _CHUNK_SIZE.fullmatch(text) is None:  # int() takes signs and underscores too
+                raise DamagedTransfer("a chunk of the answer has no size")
+            size = int(text, 16)
             while not size and self._line():  # trailers
                 pass
             return size

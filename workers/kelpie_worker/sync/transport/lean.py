@@ -205,6 +205,8 @@ class LeanClient:
     def _own(self, operation: _Operation, arguments: dict[str, Any]) -> dict[str, Any]:
         address, path, headers, query, body = self._request(operation, arguments)
         headers = self._signer.headers(operation.method, path, query, headers)
+        if not all(text.isascii() and text.isprintable() for text in headers.values()):
+            raise _Unknown  # metadata or credentials that would begin a header of their own
         if operation.method in {"PUT", "POST"}:
             headers["content-length"] = str(0 if body is None else len(body))
         lines = "".join([f"{name.title()}: {value}\r\n" for name, value in headers.items()])
@@ -250,8 +252,6 @@ class LeanClient:
                 raise _Unknown
         length = 0 if body is None else len(body)
         if arguments.get("ContentLength", length) != length:
-            raise _Unknown
-        if not all(text.isascii() and text.isprintable() for text in headers.values()):
             raise _Unknown
         return address, path or "/", headers, "&".join(sorted(query)), body
 
