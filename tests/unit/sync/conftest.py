@@ -129,7 +129,7 @@ class Engines:
         self._engine: SyncEngine | None = None
 
     def probed(self, bucket: str) -> None:
-        """Engines made from now on know that the bucket keeps conditions: none sends its first object twice."""
+        """Engines made from now on know that the bucket keeps conditions: no object is sent twice."""
         self._probed.append(bucket)
 
     def engine(self, observer: TransferObserver | None = None, **settings: Any) -> SyncEngine:
