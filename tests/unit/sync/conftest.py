@@ -125,10 +125,17 @@ class Engines:
             transport=os.environ.get("KELPIE_SYNC_TRANSPORT", "auto"),  # the whole suite over boto3, at will
         )
         self._engines: list[SyncEngine] = []
+        self._probed: list[str] = []
         self._engine: SyncEngine | None = None
+
+    def probed(self, bucket: str) -> None:
+        """Engines made from now on know that the bucket keeps conditions: no object is sent twice."""
+        self._probed.append(bucket)
 
     def engine(self, observer: TransferObserver | None = None, **settings: Any) -> SyncEngine:
         engine = SyncEngine(replace(self.settings, **settings), observer or NullObserver())
+        for bucket in self._probed:
+            engine._conditions.keeps(bucket)
         self._engines.append(engine)
         return engine
 

@@ -108,6 +108,7 @@ def test_a_job_that_is_abandoned_leaves_no_backlog(
 def test_of_many_versions_written_during_an_upload_only_the_newest_follows(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
 ) -> None:
+    engines.probed(store.name)
     slow = SlowStore(proxy)
     job = engines.job(Sync(during=(up(store.name, "ck/", folder),)))
     job.watch()

@@ -32,6 +32,7 @@ from kelpie_worker.sync.transport.signing import Credentials, Signer
 from tests.bench.sync.stores import certificate_of
 from tests.fault_proxy import RESET_MID, TRUNCATE, Answer, FaultProxy, error, is_fetch, is_put, times
 from tests.unit.sync.conftest import PART, Bucket
+from tests.waiting import wait_until
 
 ODD_KEYS = ["plain", "a b+c%20d", "ünï/€/日本", "~t'(x)!*", 'quote"&<>', "q?x=1#y", "tail/"]
 
@@ -416,6 +417,8 @@ def test_every_way_to_frame_an_answer_is_read(
         client = lean()
         for _ in range(2):  # the second time on a connection that the server has closed meanwhile
             assert client.list_objects_v2(Bucket="bucket")["Contents"] == []
+            idle = client._connections._idle["localhost"]
+            wait_until(lambda: not any(each.is_fresh() for each in idle), "the server's end has arrived")  # noqa: B023
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_folders_of_folders_leave_no_gap(engines: Engines, store: Bucket, folder
 def test_a_file_that_its_writer_keeps_open_is_not_stored_half_written(
     engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
 ) -> None:
+    engines.probed(store.name)
     job = during(engines, store, folder, watcher_stability_ms=60_000)
     job.watch()
     with (folder / "big").open("wb", buffering=0) as big, (folder / "mapped").open("w+b") as file:

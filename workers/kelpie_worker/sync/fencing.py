@@ -23,6 +23,12 @@ log = structlog.get_logger(__name__)
 
 MAX_REPLACEMENTS = 10
 """How often others may replace an object between two tries of one write."""
+MAX_UNSEEN = 3
+"""How often in a row a store may refuse a new object for one that it does not show.
+
+A store that keeps keys as a file system takes a folder, even an empty one, for an object in the way of a
+condition, though not of a write (SeaweedFS 3). Anybody's real object would show at one of these looks.
+"""
 MAX_PROBE_BYTES = 1 << 20
 """The largest object that is sent twice to find out what its store does with conditions."""
 _MAX_ATTEMPT_DIGITS = 9
@@ -67,14 +73,17 @@ class Fence:
         ``repeatable``: ``send`` may be called again after it succeeded. Raises Fenced, and closes the gate,
         when a later attempt at this job has stored the object; SyncError, CanceledTransfer.
         """
+        unseen = 0
         for _ in range(MAX_REPLACEMENTS):
-            condition = self._condition(bucket, key)
+            # The last look found nothing there, and what sends asks the lease first: as without conditions.
+            condition = self._condition(bucket, key) if unseen < MAX_UNSEEN else None
             try:
                 etag = send(condition)
             except ObjectChanged:
                 self._conditions.keeps(bucket)
                 self._gate.confirm()  # a lease that ran out meanwhile is the plainer reason
                 there = self._look(bucket, key)
+                unseen = unseen + 1 if there is None and condition == Condition(None) else 0
                 if there is None or there.size != size or there.metadata != metadata:
                     continue
                 etag = there.etag  # ours: the answer to an earlier try was lost
