@@ -14,7 +14,8 @@
 --   {status, failures, live jobs that the node is banned from}
 
 local id, lease, node, outcome = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local details, by_hand = ARGV[6] ~= '' and cjson.decode(ARGV[6]) or nil, ARGV[7]
+local details, by_hand = ARGV[6], ARGV[7]
+local known = details ~= '' and cjson.decode(details) or nil
 local failing = outcome == 'app_failed' or outcome == 'sync_failed'
 
 local job = read_job(id)
@@ -40,9 +41,9 @@ end
 
 if mine then
   if failing then
-    fail_attempt(job, outcome, details)
+    fail_attempt(job, outcome, known)
   else
-    close_attempt(job, outcome, wall, details)
+    close_attempt(job, outcome, wall, known)
     if outcome == 'completed' then
       end_job(job, 'completed')
     else
