@@ -180,6 +180,8 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "local some_exist = redis.call('EXISTS', unpack(job_keys)) >= 0",
         ),
         ("prelude", "trimmed = true", "trimmed = false"),
+        ("prelude", "trimmed = true", ""),
+        ("prelude", "if trimmed then", "if false then"),
     ),
     "the first of what ZRANGE returns is taken, however much that is": (
         (
