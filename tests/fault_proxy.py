@@ -253,7 +253,7 @@ def is_put(request: Request) -> bool:
 
 def is_create(request: Request) -> bool:
     """Whether the request begins a multipart upload."""
-    return request.method == "POST" and request.path.endswith("?uploads")
+    return request.method == "POST" and "?uploads" in request.path
 
 
 def is_complete(request: Request) -> bool:

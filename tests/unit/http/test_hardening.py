@@ -153,7 +153,8 @@ def test_a_client_that_goes_while_it_sends_is_no_defect(server: ApiServer, frami
             client.sendall(head(server, framing, "Expect: 100-continue", path=path))
             assert b" 100 " in client.recv(100)  # it reads the body now
             client.sendall(b"5\r\n{")
-    wait_until(lambda: refusals(server, path) == 2, "both are refused as what they are")
+    # A reset may come before the body is read: then there is nobody to refuse.
+    wait_until(lambda: refusals(server, path) >= 1, "it is refused as what it is")
     assert "internal error" not in server.log.read_text()
 
 

@@ -71,7 +71,8 @@ def test_the_state_file_tells_what_is_not_stored_yet(
     for number in range(50):  # more than can be on their way at once
         (folder / str(number)).write_bytes(b"x" * 100)
     wait_until(lambda: (backlog(state)["files"], backlog(state)["bytes"]) == (50, 5000), "all are told of")
-    (folder / "49").write_bytes(b"x" * 1100)
+    with (folder / "49").open("ab") as file:
+        file.write(b"x" * 1000)
     wait_until(lambda: (backlog(state)["files"], backlog(state)["bytes"]) == (50, 6000), "a file that grew")
     oldest_ms = from_iso(backlog(state)["oldestChange"])
     assert oldest_ms is not None
