@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,11 @@ class Bucket:
         return {each["Key"] for page in pages for each in page.get("Contents", ())}
 
     def contents(self) -> dict[str, bytes]:
-        return {key: self.get(key) for key in self.names()}
+        found = {}
+        for key in self.names():
+            with suppress(self.client.exceptions.NoSuchKey):  # deleted since it was listed
+                found[key] = self.get(key)
+        return found
 
     def multipart_uploads(self) -> list[str]:
         return [
