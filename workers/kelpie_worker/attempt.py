@@ -26,11 +26,13 @@ import structlog
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
 from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome, UploadBacklog
 from kelpie_worker.backoff import Backoff
+from kelpie_worker.commitment import Commitment
 from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
+from kelpie_worker.progress_file import ProgressReader, progress_file
 from kelpie_worker.queue import JobQueue
 from kelpie_worker.recording import Recording
 from kelpie_worker.settings import Settings
@@ -43,6 +45,8 @@ _REPORT_RETRY_S = (0.2, 5.0)
 """First and longest pause between tries to send a report, in seconds."""
 
 _STOP_HEARD_S = 0.5
+_TELL_S = 1.0
+"""How long the end of a command waits for its last word on its progress to be told."""
 
 MAX_GUARDIANS_LOST = 2
 """How often a job may lose the guardian of its command on one node before that is a failure of the job."""
@@ -112,6 +116,8 @@ class Attempt:
         self._exit: Exit | None = None
         self._recording: Recording | None = None
         self._log_folder: Path | None = None
+        self._commitment = Commitment(uploads=bool(job.sync.during))
+        self._progress = ProgressReader(progress_file(settings.state_file), self._log)
         self._heartbeat = Heartbeat(
             queue,
             job,
@@ -119,6 +125,7 @@ class Attempt:
             on_lost=self._lose,
             on_unreachable=self._lose_sight,
             backlog=self._to_upload,
+            progress=lambda: self._progress.said,
             on_drain=self._on_drain,
         )
 
@@ -126,6 +133,23 @@ class Attempt:
     def state(self) -> State:
         """Where this attempt is."""
         return self._state
+
+    def uncommitted_s(self, last_upload_s: float) -> float | None:
+        """Seconds of work that the end of this node would lose; None: the command has not been started.
+
+        ``last_upload_s``: when the job's last upload ended, on the monotonic clock; 0: never.
+        """
+        if self.started_s is None:
+            return None
+        now = time.monotonic()
+        said, sync = self._progress.said, self._sync
+        self._commitment.look(
+            now,
+            checkpoint_s=None if said is None else said.checkpoint_s,
+            last_upload_s=last_upload_s,
+            oldest_change_s=None if sync is None else sync.backlog.oldest,
+        )
+        return now - max(self.started_s, self._commitment.at_s)
 
     @property
     def finalizing(self) -> bool:
@@ -218,6 +242,7 @@ class Attempt:
         self._recording = recording = Recording(
             self.job, self._queue, self._log, self._settings, self._log_folder
         )
+        self._progress.start()
         try:
             command = Command(
                 [self.job.command, *self.job.arguments],
@@ -229,6 +254,7 @@ class Attempt:
         except BaseException as error:
             recording.started()
             recording.finish()
+            self._progress.stop()
             if not isinstance(error, CommandNotStartedError):
                 raise
             self._log.warning("command did not start", error=str(error))
@@ -245,6 +271,8 @@ class Attempt:
         told = command.end(grace_s, hurry=self._stop.at_once)
         self._exit = command.reap()
         recording.finish()
+        self._progress.stop()
+        self._heartbeat.tell(_TELL_S)
         if self._exit.signal in STOP_SIGNALS and not told:
             # a supervisor that stops a node may signal all of its processes, and the command is the first to
             # end of it: this worker hears of it now

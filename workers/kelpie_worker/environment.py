@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.progress_file import progress_file
 from kelpie_worker.settings import Settings
 
 WORKER_SECRETS = frozenset(
@@ -63,6 +64,7 @@ def command_environment(job: LeasedJob, settings: Settings, container: Mapping[s
         "KELPIE_JOB_ID": job.id,
         "KELPIE_ATTEMPT": str(job.attempt),
         "KELPIE_STATE_FILE": str(settings.state_file.absolute()),
+        "KELPIE_PROGRESS_FILE": str(progress_file(settings.state_file)),
     }
     return inherited | folders | dict(job.environment) | facts
 

@@ -106,10 +106,9 @@ class Worker:
         attempt = self._running
         if attempt is None:
             return 0
-        if attempt.started_s is None:  # its data is being fetched
-            return 1
-        last = attempt.started_s if self._uploads is None else self._uploads.last_s(attempt.job.id)
-        return min(1 + int(time.monotonic() - max(attempt.started_s, last)), MAX_DELETION_COST - 1)
+        last_s = 0.0 if self._uploads is None else self._uploads.last_s(attempt.job.id)
+        lost_s = attempt.uncommitted_s(last_s) or 0.0  # nothing yet while its data is being fetched
+        return min(1 + int(lost_s), MAX_DELETION_COST - 1)
 
     def _waits_for_space(self) -> bool:
         """Whether the disks that jobs write to are too full for another one. Waits a while if so."""

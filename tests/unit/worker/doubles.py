@@ -19,6 +19,7 @@ from kelpie.job import (
     Outcome,
     UploadBacklog,
 )
+from kelpie.progress import ProgressReport
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
@@ -68,6 +69,7 @@ class MemoryQueue:
     node_bans: int = 1
     beats: int = 0
     backlogs: list[UploadBacklog | None] = field(default_factory=list)
+    progress: list[ProgressReport] = field(default_factory=list)
     on_empty: Callable[[], None] | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -86,9 +88,16 @@ class MemoryQueue:
         self.stopped.wait(0.05)
         return None
 
-    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
+    def heartbeat(
+        self,
+        job: LeasedJob,
+        backlog: UploadBacklog | None = None,
+        progress: ProgressReport | None = None,
+    ) -> HeartbeatReply:
         self._meet("heartbeat")
         self.backlogs.append(backlog)
+        if progress is not None:
+            self.progress.append(progress)
         self.beats += 1
         return HeartbeatReply(self.status, self.reason, drain=self.drain)
 
