@@ -27,10 +27,11 @@ from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
 from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome, UploadBacklog
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.commitment import Commitment
-from kelpie_worker.disk import MiB, low_on_space
+from kelpie_worker.disk import MiB, NoRoomError, low_on_space
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.process import Command, CommandNotStartedError, Exit
 from kelpie_worker.progress_file import ProgressReader, progress_file
 from kelpie_worker.queue import JobQueue
@@ -91,13 +92,21 @@ class Attempt:
         state: StateFile,
         stop: Stop,
         guardians_lost: int = 0,
+        others_upload: Callable[[], bool] = lambda: False,
+        memory: MemoryLimit | None = None,
     ) -> None:
-        """``guardians_lost``: how often the job's command has lost its guardian on this node before."""
+        """``guardians_lost``: how often the job's command has lost its guardian on this node before.
+        ``others_upload``: whether outputs of earlier jobs are on their way, which will leave the disk.
+        ``memory``: the limit of the command's.
+        """
         self.job = job
         self.node_bans = 0
         self.guardian_lost = False  # somebody killed it, and the command with it
         self._guardians_lost = guardians_lost
         self.short_of_space: tuple[Path, ...] = ()  # the folders whose disks had no room for this job
+        self.crowded = False  # there was no room for its data, and there will be more
+        self._others_upload = others_upload
+        self._memory = memory
         self.started_s: float | None = None  # when the command was started, on the monotonic clock
         self._settings = settings
         self._queue = queue
@@ -186,6 +195,14 @@ class Attempt:
             self._sync.watch()
         except CanceledTransfer:
             return self._release()
+        except NoRoomError as error:
+            if not self._others_upload():
+                return self._fail(Outcome.SYNC_FAILED, str(error))
+            self._log.warning(
+                "no room for the job until outputs of earlier jobs are stored", reason=str(error)
+            )
+            self.crowded = True
+            return self._release()
         except SyncError as error:
             return self._fail(Outcome.SYNC_FAILED, str(error))
 
@@ -250,6 +267,7 @@ class Attempt:
                 on_exit=self._changed.set,
                 stdout=recording.stdout,
                 stderr=recording.stderr,
+                group=None if self._memory is None else self._memory.new_group(),
             )
         except BaseException as error:
             recording.started()

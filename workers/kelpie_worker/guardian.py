@@ -6,7 +6,8 @@ parents. Between fork and exec nothing of the worker's state is there to go wron
 and this process keeps the worker's environment, so that a job's ``LD_LIBRARY_PATH`` or ``PYTHONHOME`` meets
 the command alone.
 
-The open file FD holds JSON: ``argv``, ``env``, and ``report``, a pipe to the worker. Its standard input is a
+The open file FD holds JSON: ``argv``, ``env``, ``report``, a pipe to the worker, and ``group``, the file by
+which the command joins its cgroup, or null. Its standard input is a
 pipe from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
 the end of the pipe, which comes with the end of the worker. Asked for either, it ends when nothing is left.
 
@@ -211,6 +212,8 @@ def _become(order: dict[str, Any], failed: int, guardian: int) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
+        if order["group"]:
+            _join(order["group"])
         os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606  (argv, never a shell)
     except FileNotFoundError:
         code, why = NOT_FOUND, "command not found"
@@ -218,6 +221,14 @@ def _become(order: dict[str, Any], failed: int, guardian: int) -> NoReturn:
         code, why = NOT_STARTED, f"command cannot be started: {getattr(error, 'strerror', None) or error}"
     _tell(failed, {"why": why, "code": code})
     os._exit(code)
+
+
+def _join(group: str) -> None:
+    try:
+        with open(group, "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write("0")
+    except OSError as error:
+        raise ValueError(f"its memory cannot be limited ({error.strerror})") from None
 
 
 def _prefer_for_oom() -> None:

@@ -18,6 +18,7 @@ from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.exit_codes import RECREATE_CONTAINER, REPLACE_NODE, STOPPED
 from kelpie_worker.imds import MetadataService
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.queue import JobQueue
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
 from kelpie_worker.state import StateFile
@@ -52,6 +53,7 @@ class Worker:
         imds: MetadataService,
         stop: Stop,
         uploads: LastUploads | None = None,
+        memory: MemoryLimit | None = None,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -68,8 +70,10 @@ class Worker:
         self._refused = Backoff(*_REFUSED_PAUSE_S)
         self._too_early = Backoff(1.0, settings.poll_wait_s)
         self._uploads = uploads
+        self._memory = memory
         self._running: Attempt | None = None
         self._low = False
+        self._crowded = False  # the last job finds room once outputs of earlier ones are stored
         self._short: tuple[Path, ...] = ()  # folders of the last job that had no room
         self._trouble: str | None = None  # what the last poll met, so that it is logged once
 
@@ -83,7 +87,7 @@ class Worker:
                 return self._replace(f"jobs failed on this node: it is banned from {self._node_bans}")
             if self._waits_for_space():
                 continue
-            if len(self._finals) >= MAX_FINALIZING:
+            if len(self._finals) >= MAX_FINALIZING or (self._crowded and self._finals):
                 self._finals[0][1].join(timeout=0.5)
                 continue
             job = self._lease()
@@ -101,7 +105,7 @@ class Worker:
 
     def deletion_cost(self) -> int:
         """What the end of this node would lose: nothing, so many seconds of work, or finished outputs."""
-        if any(thread.is_alive() for _, thread in list(self._finals)):
+        if self._uploads_finals():
             return MAX_DELETION_COST
         attempt = self._running
         if attempt is None:
@@ -128,7 +132,7 @@ class Worker:
 
     def _on_retire(self) -> None:
         # A poll that is left open may be given a job as long as this process lives: then it is waited for.
-        if not any(thread.is_alive() for _, thread in list(self._finals)):
+        if not self._uploads_finals():
             self._queue.stop_leasing()
 
     def _lease(self) -> LeasedJob | None:
@@ -169,6 +173,8 @@ class Worker:
             state=self._state,
             stop=self._stop,
             guardians_lost=self._guardians_lost[job.id],
+            others_upload=self._uploads_finals,
+            memory=self._memory,
         )
         self._running = attempt
         attempt.run()
@@ -178,6 +184,7 @@ class Worker:
             if len(self._guardians_lost) > _MAX_REMEMBERED:
                 del self._guardians_lost[next(iter(self._guardians_lost))]
         self._short = attempt.short_of_space or self._short
+        self._crowded = attempt.crowded
         if attempt.finalizing:
             thread = threading.Thread(target=attempt.finalize, name=f"finalize-{job.id}", daemon=True)
             thread.start()
@@ -185,6 +192,10 @@ class Worker:
         else:
             self._node_bans = max(self._node_bans, attempt.node_bans)
         self._last_work = time.monotonic()
+
+    def _uploads_finals(self) -> bool:
+        """Whether outputs of earlier jobs are on their way."""
+        return any(thread.is_alive() for _, thread in list(self._finals))
 
     def _collect_finals(self) -> None:
         """Take note of the jobs whose data is through."""

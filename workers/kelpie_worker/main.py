@@ -12,6 +12,7 @@ from kelpie_worker.exit_codes import BAD_SETTINGS
 from kelpie_worker.http_queue import HttpQueue
 from kelpie_worker.imds import MetadataService
 from kelpie_worker.loop import Worker
+from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.notices import NoticeWatcher
 from kelpie_worker.output import LogStream
 from kelpie_worker.queue import JobQueue
@@ -35,6 +36,7 @@ def run(settings: Settings) -> int:
     orphans.adopt()
     log = _log.bind(node=settings.machine_id)
     try:
+        memory = MemoryLimit.of(settings)
         queue: JobQueue = RedisQueue(settings) if settings.direct else HttpQueue(settings)
     except StartupError as error:
         log.error("worker cannot start", error=str(error))  # noqa: TRY400  (a sentence, no traceback)
@@ -56,6 +58,7 @@ def run(settings: Settings) -> int:
         imds=imds,
         stop=stop,
         uploads=uploads,
+        memory=memory,
     )
     cost = DeletionCost(worker.deletion_cost, imds)
     if settings.deletion_cost:

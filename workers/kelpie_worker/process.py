@@ -18,6 +18,7 @@ from typing import IO, Any
 import structlog
 
 from kelpie_worker import guardian, orphans
+from kelpie_worker.memory_limit import CommandGroup
 from kelpie_worker.oom import OomCounter
 
 _HURRY_POLL_S = 0.05
@@ -75,15 +76,20 @@ class Command:
         *,
         stdout: int | None = None,
         stderr: int | None = None,
+        group: CommandGroup | None = None,
     ) -> None:
-        """Start it; ``on_exit`` is called from another thread when it has ended. CommandNotStartedError."""
+        """Start it; ``on_exit`` is called from another thread when it has ended. CommandNotStartedError.
+
+        ``group`` limits its memory, and is deleted with its end.
+        """
         self.exited = threading.Event()
         self._on_exit = on_exit
-        self._oom = OomCounter()
+        self._group = group
+        self._oom = OomCounter(events=None if group is None else group.events)
         self._exit: Exit | None = None
         self._told = False
         self._gone = threading.Event()
-        self._guardian, self._report = _launch(argv, env, stdout, stderr)
+        self._guardian, self._report = _launch(argv, env, stdout, stderr, group)
         first = self._read()
         said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
         if first:
@@ -91,6 +97,7 @@ class Command:
         if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
             self._report.close()
             self._close_guardian()
+            self._end_group()
             code = said.get("code", guardian.NOT_STARTED)
             raise CommandNotStartedError(f"{said['why']}: {argv[0][:200]!r}", code)
         self.pid: int = first["pid"]
@@ -140,7 +147,12 @@ class Command:
         if not told_apart:  # the guardian was killed, and the kernel has killed the command with it
             orphans.kill()
             self._end(None, int(signal.SIGKILL), guardian_killed=True)
+        self._end_group()
         self._gone.set()
+
+    def _end_group(self) -> None:
+        if self._group is not None:
+            self._group.end()
 
     def _end(self, code: int | None, number: int | None, *, guardian_killed: bool = False) -> None:
         failed = code != 0 and not self._told
@@ -176,12 +188,21 @@ class Command:
 
 
 def _launch(
-    argv: Sequence[str], env: Mapping[str, str], stdout: int | None, stderr: int | None
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    stdout: int | None,
+    stderr: int | None,
+    group: CommandGroup | None,
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     read_end, write_end = os.pipe()
     order_fd = os.memfd_create("kelpie-order") if hasattr(os, "memfd_create") else _temporary_file()
     try:
-        order = {"argv": list(argv), "env": dict(env), "report": write_end}
+        order = {
+            "argv": list(argv),
+            "env": dict(env),
+            "report": write_end,
+            "group": None if group is None else str(group.processes),
+        }
         with open(os.dup(order_fd), "wb") as file:  # noqa: PTH123  (an open file)
             file.write(json.dumps(order).encode("ascii"))
         with orphans.starting():

@@ -396,6 +396,19 @@ class Settings:
         help="With less room on the disks that jobs write to, no job is begun here; 0: whatever there is.",
         parse=_integer(0, 1 << 30),
     )
+    memory_limit_mib: int = setting(
+        0,
+        "KELPIE_MEMORY_LIMIT_MIB",
+        unit="MiB",
+        help="What a command and all that it starts may use of memory, by cgroup v2; 0: no limit.",
+        parse=_integer(0, 1 << 30),
+    )
+    memory_limit_required: bool = setting(
+        False,
+        "KELPIE_MEMORY_LIMIT_REQUIRED",
+        help="Whether a worker that cannot limit memory refuses to start, instead of saying so.",
+        parse=_boolean,
+    )
     deletion_cost: bool = setting(
         True,
         "KELPIE_DELETION_COST",

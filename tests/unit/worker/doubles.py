@@ -20,6 +20,7 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
+from kelpie_worker.disk import NoRoomError
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
@@ -141,7 +142,8 @@ class MemoryQueue:
 class MemorySync:
     """One job's data: notes the order of calls; fails or blocks in the steps that a test names."""
 
-    def __init__(self, engine: MemoryEngine, may_write: Callable[[], bool]) -> None:
+    def __init__(self, engine: MemoryEngine, may_write: Callable[[], bool], job_id: str) -> None:
+        self._job_id = job_id
         self.calls: list[str] = []
         self.may_write = may_write
         self.folders: list[Path] = engine.folders
@@ -161,6 +163,8 @@ class MemorySync:
 
     def download(self) -> None:
         self._step("download")
+        if self._job_id in self._engine.full:
+            raise NoRoomError("no room")
 
     def watch(self) -> None:
         self._step("watch")
@@ -201,9 +205,10 @@ class MemoryEngine:
         self.go = threading.Event()
         self.syncs: list[MemorySync] = []
         self.folders: list[Path] = []
+        self.full: set[str] = set()  # jobs that find no room
 
     def prepare(self, job: LeasedJob, may_write: Callable[[], bool]) -> Any:
         if "prepare" in self.fails:
             raise SyncError("prepare failed")
-        self.syncs.append(MemorySync(self, may_write))
+        self.syncs.append(MemorySync(self, may_write, job.id))
         return self.syncs[-1]
