@@ -43,12 +43,20 @@ KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 _OOM_SCORE_STEP = 100
 _DEAD = frozenset("ZX")
+STOPPED = frozenset("Tt")
 
 
 def prctl(option: int, value: int) -> None:
     """See prctl(2). Without it, on anything but Linux, less is cleaned up."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def state_of(pid: int) -> str:
+    """The letter of a process's state; empty when there is none, or nobody can tell."""
+    with contextlib.suppress(OSError, IndexError):
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+    return ""
 
 
 def descendants(root: int) -> dict[int, tuple[str, int, int]]:

@@ -1,6 +1,6 @@
 """A limit on the memory of a job's command and of all that it starts, by a group of its own (cgroup v2).
 
-See the kernel's cgroup-v2.rst. A group hands controllers to groups below it only while no process is in itself,
+See the kernel's cgroup-v2.rst. A group hands controllers to groups below it only while no process is in it,
 so the processes of this container, the worker among them, move to a group beside those of the commands. Where
 others share the group, where it is not ours to write, or where there is no cgroup v2, there is no limit.
 """

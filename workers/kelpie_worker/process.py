@@ -24,6 +24,9 @@ from kelpie_worker.oom import OomCounter
 _HURRY_POLL_S = 0.05
 _GUARDIAN = guardian.__file__
 _GONE_TIMEOUT_S = guardian.KILL_TIMEOUT_S + 5.0
+_LOOK_S = 1.0
+MAX_STOPS = 30
+"""How often a guardian is found stopped and continued before it is given up, and the command with it."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -104,6 +107,7 @@ class Command:
         """The id of the command, of its group and of its session."""
         self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
         self._watcher.start()
+        threading.Thread(target=self._keep_guarded, name=f"guard-{self.pid}", daemon=True).start()
 
     def end(self, grace_s: float, hurry: threading.Event) -> bool:
         """SIGTERM to all that descends from it, SIGKILL to what is left after ``grace_s`` seconds.
@@ -149,6 +153,21 @@ class Command:
             self._end(None, int(signal.SIGKILL), guardian_killed=True)
         self._end_group()
         self._gone.set()
+
+    def _keep_guarded(self) -> None:
+        """A guardian that somebody stops, maybe the command, tells no end and kills nothing: it goes on."""
+        stops = 0
+        while not self._gone.wait(_LOOK_S):
+            if guardian.state_of(self._guardian.pid) not in guardian.STOPPED:
+                continue
+            stops += 1
+            if stops > MAX_STOPS:
+                _log.error("the guardian of a command is stopped again and again", pid=self.pid)
+                self._guardian.kill()
+                return
+            if stops == 1:
+                _log.warning("the guardian of a command was stopped; it goes on", pid=self.pid)
+            self._guardian.send_signal(signal.SIGCONT)
 
     def _end_group(self) -> None:
         if self._group is not None:
