@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ import structlog
 from kelpie_worker import guardian, orphans
 from kelpie_worker.memory_limit import CommandGroup
 from kelpie_worker.oom import OomCounter
+from kelpie_worker.programs import python_script
 
 _HURRY_POLL_S = 0.05
 _GUARDIAN = guardian.__file__
@@ -226,7 +226,7 @@ def _launch(
             file.write(json.dumps(order).encode("ascii"))
         with orphans.starting():
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _GUARDIAN, str(order_fd)],
+                [*python_script(_GUARDIAN), str(order_fd)],
                 stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,

@@ -370,7 +370,7 @@ def test_the_cost_of_deleting_a_node_is_the_work_that_it_would_lose(
         stop=case.stop,
     )
     assert worker.deletion_cost() == 1
-    attempt.started_s = 1000.0
+    attempt._run._started_s = 1000.0
     now[0] = 1100.0
     assert worker.deletion_cost() == 101
     uploads.upload_ended("a", "checkpoint")
