@@ -23,9 +23,6 @@ class Provider(Protocol):
     def recreate(self) -> bool:
         """Ask for a fresh container; False: refused, or nobody is there."""
 
-    def set_deletion_cost(self, cost: int) -> bool:
-        """Say what the end of this node would cost; False: nobody takes it."""
-
 
 class NobodyToAsk:
     """The provider of a slot: its supervisor hears by an exit code what it wants, and asks."""
@@ -35,10 +32,6 @@ class NobodyToAsk:
         return False
 
     def recreate(self) -> bool:
-        """Nobody is there."""
-        return False
-
-    def set_deletion_cost(self, cost: int) -> bool:  # noqa: ARG002
         """Nobody is there."""
         return False
 

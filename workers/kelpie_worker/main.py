@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from kelpie_worker.deletion_cost import DeletionCost, LastUploads
 from kelpie_worker.exit_codes import BAD_SETTINGS
 from kelpie_worker.http_queue import HttpQueue
 from kelpie_worker.imds import MetadataService, NobodyToAsk
+from kelpie_worker.kubernetes import PodAnnotation
 from kelpie_worker.loop import Worker
 from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.notices import NoticeWatcher
@@ -62,6 +64,12 @@ def set_up_logs(settings: Settings) -> None:
     logs.configure(settings.log_level, LogStream())
 
 
+def cost_teller(settings: Settings) -> Callable[[int], bool]:
+    """Whom this machine tells what its end would cost."""
+    pod = PodAnnotation.find(os.environ)
+    return (pod or MetadataService(settings.imds_url)).set_deletion_cost
+
+
 def serve(settings: Settings, stop: Stop, machine: Machine | None = None) -> int:
     """Run one worker; ``machine`` is what it shares when it is a slot."""
     orphans.adopt()
@@ -96,7 +104,7 @@ def serve(settings: Settings, stop: Stop, machine: Machine | None = None) -> int
         claims=None if machine is None else machine.claims,
         machine_idle_for=(lambda _: True) if machine is None else machine.idle_for,
     )
-    tell_cost = imds.set_deletion_cost if machine is None else machine.tell_cost
+    tell_cost = cost_teller(settings) if machine is None else machine.tell_cost
     cost = DeletionCost(worker.deletion_cost, tell_cost)
     if settings.deletion_cost:
         cost.start()

@@ -26,7 +26,7 @@ from kelpie_worker.exit_codes import BAD_SETTINGS, REPLACE_NODE, STOPPED
 from kelpie_worker.gpus import VARIABLE, split, visible_gpus
 from kelpie_worker.imds import MetadataService
 from kelpie_worker.loop import REPLACEMENT_WAIT_S
-from kelpie_worker.main import JOURNAL_NAME, set_up_logs
+from kelpie_worker.main import JOURNAL_NAME, cost_teller, set_up_logs
 from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.notices import NoticeWatcher
 from kelpie_worker.programs import python_module
@@ -91,7 +91,7 @@ class Slots:
         imds = MetadataService(settings.imds_url)
         notices = NoticeWatcher.of(settings.notices, settings.imds_url, self._stop)
         notices.start()
-        cost = DeletionCost(self.deletion_cost, imds.set_deletion_cost)
+        cost = DeletionCost(self.deletion_cost, cost_teller(settings))
         if settings.deletion_cost:
             cost.start()
         self._stop.subscribe(lambda: self._order(slot.END))
