@@ -19,7 +19,7 @@ import structlog
 from kelpie_worker import guardian, orphans
 from kelpie_worker.memory_limit import CommandGroup
 from kelpie_worker.oom import OomCounter
-from kelpie_worker.programs import python_script
+from kelpie_worker.programs import GUARDIAN, lean_program
 
 _HURRY_POLL_S = 0.05
 _GUARDIAN = guardian.__file__
@@ -226,7 +226,7 @@ def _launch(
             file.write(json.dumps(order).encode("ascii"))
         with orphans.starting():
             process = subprocess.Popen(
-                [*python_script(_GUARDIAN), str(order_fd)],
+                [*lean_program(GUARDIAN, _GUARDIAN), str(order_fd)],
                 stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,

@@ -1,17 +1,22 @@
-"""How this worker starts processes of its own code."""
+"""How this worker starts processes of its own code: by Python, or by the standalone binary that it is itself."""
 
 from __future__ import annotations
 
 import sys
 
-FLAGS = ("-I", "-S")
+GUARDIAN, SLOT = "guardian", "slot"
+MODULES = {GUARDIAN: "kelpie_worker.guardian", SLOT: "kelpie_worker.slot"}
 
 
-def python_module(name: str) -> list[str]:
-    """The command line that runs a module of ours as a program."""
-    return [sys.executable, "-m", name]
+def program(name: str) -> list[str]:
+    """The command line that runs one of our programs, without its arguments."""
+    if getattr(sys, "frozen", False):  # see binary.py
+        return [sys.executable, name]
+    return [sys.executable, "-m", MODULES[name]]
 
 
-def python_script(path: str) -> list[str]:
-    """The command line that runs a script that needs nothing but the standard library."""
-    return [sys.executable, *FLAGS, path]
+def lean_program(name: str, path: str) -> list[str]:
+    """Likewise for one that needs nothing but the standard library, in the file ``path``."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, name]
+    return [sys.executable, "-I", "-S", path]

@@ -86,10 +86,14 @@ def _tell(report: int, cost: int) -> bool:
     return True
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """What the command line asks for; the exit code of the process."""
     try:
-        code = main(sys.argv[1])
+        return main(sys.argv[1])
     except StartupError as error:
         print(f"kelpie worker: {error}", file=sys.stderr)  # noqa: T201  (before there is a log)
-        code = BAD_SETTINGS
-    sys.exit(code)
+        return BAD_SETTINGS
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -29,7 +29,7 @@ from kelpie_worker.loop import REPLACEMENT_WAIT_S
 from kelpie_worker.main import JOURNAL_NAME, cost_teller, set_up_logs
 from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.notices import NoticeWatcher
-from kelpie_worker.programs import python_module
+from kelpie_worker.programs import SLOT, program
 from kelpie_worker.settings import Settings
 from kelpie_worker.slot_places import slot_folders
 from kelpie_worker.stop import Stop
@@ -155,7 +155,7 @@ class Slots:
         try:
             with orphans.starting():
                 process = subprocess.Popen(
-                    [*python_module("kelpie_worker.slot"), json.dumps(told)],
+                    [*program(SLOT), json.dumps(told)],
                     stdin=subprocess.PIPE,
                     env=env,
                     start_new_session=True,
