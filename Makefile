@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults
+.PHONY: demo test lint types check docs screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults worker-binary
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -51,6 +51,10 @@ durability: $(VENV)/dev.done  ## Kill the server and cut its power under load (n
 
 sync-faults: $(VENV)/dev.done  ## Three hundred jobs whose storage is in trouble; every object compared with its source
 	$(BIN)/python -m tests.proof.sync_faults --seeds 300
+
+worker-binary: $(VENV)/dev.done  ## A worker for images without Python, in build/; run in one (needs root)
+	$(BIN)/python workers/build_binary.py build
+	KELPIE_WORKER_BINARY=build/kelpie-worker $(BIN)/python -m pytest -s tests/system/worker_binary.py
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py

@@ -1,4 +1,5 @@
-"""How this worker starts processes of its own code: by Python, or by the standalone binary that it is itself."""
+"""How this worker starts processes of its own code: by Python, or by the standalone binary that it is
+itself."""
 
 from __future__ import annotations
 
