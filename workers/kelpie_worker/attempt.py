@@ -26,7 +26,7 @@ import structlog
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
 from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome, UploadBacklog
 from kelpie_worker.backoff import Backoff
-from kelpie_worker.disk import MiB, low_on_space
+from kelpie_worker.disk import MiB, low_on_space, used_bytes
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
@@ -163,6 +163,8 @@ class Attempt:
         except CanceledTransfer:
             return self._release()
         except SyncError as error:
+            if self._others_filled_the_disk():
+                return self._release()
             return self._fail(Outcome.SYNC_FAILED, str(error))
 
         self._enter(State.RUNNING)
@@ -202,11 +204,16 @@ class Attempt:
         self._file.job_ended(self.job.id, completed=True)
         return self._end(State.DONE)
 
-    def _is_short_of_space(self) -> bool:
-        """Whether the disks of the job's folders have no room: another node's may have."""
+    def _others_filled_the_disk(self) -> bool:
+        """Whether there would be no room without this job's data either. A job that is itself too large for
+        this node has failed on it: handed back, it would come here again."""
+        return self._sync is not None and self._is_short_of_space(but=used_bytes(self._sync.folders))
+
+    def _is_short_of_space(self, but: int = 0) -> bool:
+        """Whether the disks of the job's folders have no room, ``but`` so many bytes: another node's may."""
         assert self._sync is not None
         folders = tuple(self._sync.folders)
-        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB)
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB - but)
         if why is None:
             return False
         self._log.warning("no room for the job on this node", reason=why)
