@@ -158,11 +158,10 @@ class Machine:
         """(job, attempt, pid) of the command that runs here, by the worker's own word."""
         running: dict[tuple[str, int], int] = {}
         for line in self.events():
-            who = (str(line.get("job_id")), int(line.get("attempt") or 0))
             if line["event"] == "command started":
-                running[who] = line["pid"]
+                running[line["job_id"], line["attempt"]] = line["pid"]
             elif line["event"] == "command ended":
-                running.pop(who, None)
+                running.pop((line["job_id"], line["attempt"]), None)
             elif line["event"] == "worker started":
                 running.clear()
         for (job, attempt), pid in reversed(running.items()):

@@ -28,13 +28,14 @@ i=0
 if [ -e ck/state ]; then
   read -r i x end < ck/state
   [ "$end" = . ] || exit 42
+  # A checkpoint of two files: the node may have been lost between them.
+  if [ "$BIG_AT" -gt 0 ] && [ "$i" -ge "$BIG_AT" ] && [ ! -e ck/big ]; then read -r x < in/start; i=0; fi
 fi
 echo "$KELPIE_ATTEMPT" | keep ck/by || exit 28
 fail_if_told
 while [ "$i" -lt "$STEPS" ]; do
   sleep 0.05
   i=$((i + 1)); x=$(( (x * 1103515245 + 12345) % 2147483648 ))
-  # Before the step is noted: whoever goes on after it finds this there.
   if [ "$i" = "$BIG_AT" ]; then yes "$x" | head -c "$BIG" | keep ck/big || exit 28; fi
   echo "$i $x ." | keep ck/state || exit 28
   fail_if_told
