@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -156,7 +156,7 @@ class Attempt:
             self._file.follow_backlog(self.job.id, lambda: sync.backlog)
             self._log_folder = log_folder(self.job)
             self._enter(State.DOWNLOADING)
-            if self._leaving() or self._is_short_of_space():
+            if self._leaving() or self._is_short_of_space(sync.folders):
                 return self._release()
             self._sync.download()
             self._sync.watch()
@@ -207,17 +207,17 @@ class Attempt:
     def _others_filled_the_disk(self) -> bool:
         """Whether there would be no room without this job's data either. A job that is itself too large for
         this node has failed on it: handed back, it would come here again."""
-        return self._sync is not None and self._is_short_of_space(but=used_bytes(self._sync.folders))
+        if self._sync is None:  # it had no room for the worker's own notes on the job
+            return self._is_short_of_space([Path.cwd()])
+        return self._is_short_of_space(self._sync.folders, but=used_bytes(self._sync.folders))
 
-    def _is_short_of_space(self, but: int = 0) -> bool:
-        """Whether the disks of the job's folders have no room, ``but`` so many bytes: another node's may."""
-        assert self._sync is not None
-        folders = tuple(self._sync.folders)
+    def _is_short_of_space(self, folders: Sequence[Path], but: int = 0) -> bool:
+        """Whether the disks of these folders have no room, ``but`` so many bytes: another node's may have."""
         why = low_on_space(folders, self._settings.min_free_disk_mib * MiB - but)
         if why is None:
             return False
         self._log.warning("no room for the job on this node", reason=why)
-        self.short_of_space = folders
+        self.short_of_space = tuple(folders)
         return True
 
     def _run_command(self) -> bool:

@@ -186,6 +186,15 @@ def test_a_disk_that_others_fill_during_the_download_is_no_failure_of_the_job(
     assert not (case.folder / "up").exists()
 
 
+def test_a_disk_without_room_for_the_notes_on_a_job_is_no_failure_of_the_job(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 0)
+    case.engine.fails = {"prepare"}
+    case.run("touch up")
+    assert case.queue.reports == [("released", "job-1")]
+
+
 @pytest.mark.parametrize("step", ["drain", "stage", "finalize"])
 def test_data_that_cannot_be_stored_fails_a_command_that_exited_0(case: Case, step: str) -> None:
     case.engine.fails = {step}
