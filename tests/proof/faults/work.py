@@ -23,6 +23,7 @@ fail_if_told() {
   fi
 }
 mkdir -p ck out || exit 28
+rm -f ck/*.tmp  # what an earlier attempt was about to rename
 read -r x < in/start || exit 41
 i=0
 if [ -e ck/state ]; then
