@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--faults", type=int, default=60, help="faults of each seed (default: 60)")
     parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--jobs", type=int, help="alive at once (default: two per node)")
     parser.add_argument("--trace", action="store_true", help="tell each fault as it strikes")
     parser.add_argument("--keep", type=Path, help="where worker logs of failing seeds go")
     options = parser.parse_args(arguments)
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
                 directory,
                 faults=options.faults,
                 nodes=options.nodes,
+                jobs=options.jobs,
                 library=library,
                 mounts=mounts,
                 trace=options.trace,

@@ -16,7 +16,6 @@ from tests.proof.faults.schedule import CONTROL, STORE, Fault, Kind, draw
 from tests.proof.faults.site import Servers, Site
 
 JOBS_PER_NODE = 2
-"""Jobs that are alive at once, while faults strike."""
 
 _QUIET_TIMEOUT_S = 150.0
 _POLL_S = 0.3
@@ -42,11 +41,15 @@ def run_seed(
     *,
     faults: int,
     nodes: int,
+    jobs: int | None = None,
     library: Path,
     mounts: bool,
     trace: bool = False,
 ) -> Report:
-    """Run it, and tell. The logs of the workers stay in ``directory`` only if something was wrong."""
+    """Run it, and tell. ``jobs`` are alive at once while faults strike; None: two per node.
+
+    The logs of the workers stay in ``directory`` only if something was wrong.
+    """
     report = Report(seed)
     began = time.monotonic()
     without = frozenset() if mounts else frozenset({Kind.FULL_DISK})
@@ -56,7 +59,7 @@ def run_seed(
         for machine in site.machines:
             machine.start()
         with _striking(site, schedule, report, trace=trace) as striking:
-            _keep_busy(site, striking, JOBS_PER_NODE * nodes)
+            _keep_busy(site, striking, jobs or JOBS_PER_NODE * nodes)
         _until_quiet(site)
         for machine in site.machines:
             machine.terminate()
