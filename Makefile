@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults
+.PHONY: demo test lint types check docs screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults faults bench-goodput
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -28,12 +28,15 @@ screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
-	for name in peers http_api scale dashboard polls latency worker_memory; do \
+	for name in peers http_api scale dashboard polls latency recovery worker_memory; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory
 	$(BIN)/python -m tests.bench.sync
 	$(BIN)/python -m tests.bench.watch
+
+bench-goodput: $(VENV)/bench.done  ## What share of a fleet's compute is of use while nodes are killed; some minutes
+	$(BIN)/python -m tests.bench.goodput
 
 walk: $(VENV)/dev.done  ## A million random steps against the model of the protocol
 	$(BIN)/python -m tests.proof.walk --seeds 4000
@@ -51,6 +54,9 @@ durability: $(VENV)/dev.done  ## Kill the server and cut its power under load (n
 
 sync-faults: $(VENV)/dev.done  ## Three hundred jobs whose storage is in trouble; every object compared with its source
 	$(BIN)/python -m tests.proof.sync_faults --seeds 300
+
+faults: $(VENV)/dev.done  ## A thousand faults on real workers, API, Valkey and S3; half an hour (needs a C compiler)
+	$(BIN)/python -m tests.proof.faults --seeds 20
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py

@@ -132,7 +132,7 @@ def test_the_auditor_has_nothing_to_say_of_a_job_that_went_well(site: SimpleName
         ([attempt(1, "app_failed", exit_code=137, signal=9), attempt(2, "completed")], "nothing of its own"),
         ([attempt(1, "app_failed", exit_code=28), attempt(2, "completed")], "nothing of its own failed"),
         ([attempt(1, "app_failed"), attempt(2, "completed")], "0 failures are counted, 1 are in its history"),
-        ([attempt(1, "released"), attempt(2, "completed")], "1 attempts are released, its events tell of 0"),
+        ([attempt(1, "released"), attempt(2, "completed")], "attempt 1 is released, its events tell of"),
     ],
 )
 def test_the_auditor_sees_a_wrong_history(
@@ -150,13 +150,19 @@ def test_a_failure_that_the_schedule_explains_is_no_violation(site: SimpleNamesp
     assert told(site) == ""
 
 
+def test_a_report_that_came_after_its_lease_had_expired_is_no_violation(site: SimpleNamespace) -> None:
+    site.story[4:4] = [event("interrupted", 2), event("revived", 2), event("interrupted", 2)]
+    assert told(site) == ""
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda story: story.pop(), "its events are"),
         (lambda story: story.append(event("completed", 2)), "its events are"),
+        (lambda story: story.insert(3, event("released", 1)), "attempt 1 is interrupted, its events tell of"),
         (lambda story: story.pop(3), "its events tell of the attempts [1]"),
-        (lambda story: story.pop(2), "1 attempts are interrupted, its events tell of 0"),
+        (lambda story: story.pop(2), "attempt 1 is interrupted, its events tell of ['running']"),
     ],
 )
 def test_the_auditor_sees_an_event_too_few_or_too_many(

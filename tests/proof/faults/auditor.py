@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,21 +105,22 @@ def _explained(site: Site, job_id: str, work: Work, attempt: dict[str, Any]) -> 
 
 
 def _told(events: list[dict[str, Any]], attempts: list[dict[str, Any]], wanted: str) -> Iterator[str]:
-    """That every change of the job is an event, once."""
+    """That every change of the job is an event, once, in its order."""
     types = [each["type"] for each in events]
     leased = [each["attempt"] for each in events if each["type"] == "running"]
     if leased != [each["attempt"] for each in attempts]:
         yield f"its events tell of the attempts {leased}, its history of {len(attempts)}"
     if types[:1] != ["submitted"] or types[-1:] != [wanted] or types.count(wanted) != 1:
         yield f"its events are {types}"
-    ends = Counter(each["outcome"] for each in attempts)
-    for outcome in ("released", "app_failed", "sync_failed", "interrupted"):
-        # An interrupted attempt that was revived may end otherwise; the last failure is told as the job's.
-        told = types.count(outcome)
-        revived = types.count("revived") if outcome == "interrupted" else 0
-        last = outcome == "app_failed" and wanted == "failed"
-        if not ends[outcome] <= told + last <= ends[outcome] + revived:
-            yield f"{ends[outcome]} attempts are {outcome}, its events tell of {told}: {types}"
+    for attempt in attempts:
+        number, end = attempt["attempt"], attempt["outcome"]
+        if wanted == "failed" and attempt is attempts[-1]:
+            end = "failed"  # of the last failure the end of the job is told
+        told = [each["type"] for each in events if each["attempt"] == number and each["type"] != "submitted"]
+        # A lease that had expired may have been renewed late, or its report have been accepted late.
+        between = [each for each in told[1:-1] if each not in {"interrupted", "revived"}]
+        if told[:1] != ["running"] or told[-1:] != [end] or between:
+            yield f"attempt {number} is {end}, its events tell of {told}"
 
 
 def _objects(site: Site, work: Work, attempt: int) -> Iterator[str]:
