@@ -177,7 +177,9 @@ def main(arguments: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="2 nodes, 2 short jobs: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 nodes, 2 short jobs, a few kills: does it run?"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=24)
@@ -188,7 +190,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--interval", type=int, default=1, help="heartbeat interval in seconds (default: 1)")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
-        chosen.nodes, chosen.jobs, chosen.steps, chosen.mtbf = 2, 2, 20, 2.0
+        chosen.nodes, chosen.jobs, chosen.steps, chosen.mtbf, chosen.down = 2, 2, 10, 2.5, 0.2
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(ValkeyServer(root / "valkey"))

@@ -19,7 +19,7 @@ from tests.proof.faults.schedule import CONTROL, MOMENTS, STORE, Kind, draw
 from tests.proof.faults.work import Work
 
 NODES = ["node0", "node1", "node2"]
-SEED, FAULTS = 3, 16
+SEED, FAULTS = 3, 12
 
 
 def test_a_seed_of_faults_loses_nothing_and_leaves_nothing(
