@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if not mounts:
         print("this machine lets nobody mount: no disk is filled")
     struck: Counter[Kind] = Counter()
-    jobs = attempts = violations = 0
+    jobs = attempts = violations = uploads = 0
     with tempfile.TemporaryDirectory(prefix="kelpie-faults-") as text, Servers(Path(text)) as servers:
         directory = Path(text)
         library = shim.build(directory)
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             struck += report.struck
             jobs, attempts = jobs + report.jobs, attempts + report.attempts
             violations += len(report.violations)
+            uploads += report.lost_uploads
             print(
                 f"seed {seed}: {report.struck.total()} faults, {report.jobs} jobs in {report.attempts} "
                 f"attempts, {report.seconds:.0f} s, {len(report.violations)} violations",
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.keep and logs.exists():
                 shutil.copytree(logs, options.keep / logs.name, dirs_exist_ok=True)
     print("\n".join(f"{number:5} {kind}" for kind, number in struck.most_common()))
+    print(f"{uploads:5} multipart uploads went down with their node")
     print(
         f"seeds {seeds[0]}…{seeds[-1]}: {struck.total()} faults, {jobs} jobs in {attempts} attempts, "
         f"{violations} violations"

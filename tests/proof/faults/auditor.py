@@ -49,10 +49,18 @@ def _disks(site: Site) -> Iterator[str]:
 
 
 def _uploads(site: Site) -> Iterator[str]:
+    """But for those of nodes that never came back: nothing in a bucket tells whose they are."""
+    lost = lost_uploads(site)
     client = site.servers.s3.client()
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=site.bucket, Prefix=site.prefix)
-    for key in (each["Key"] for page in pages for each in page.get("Uploads", ())):
-        yield f"a multipart upload is left: {key}"
+    for upload in (each for page in pages for each in page.get("Uploads", ())):
+        if upload["UploadId"] not in lost:
+            yield f"a multipart upload is left: {upload['Key']} {upload['UploadId']}"
+
+
+def lost_uploads(site: Site) -> set[str]:
+    """Ids of the uploads that were under way when their node was lost with its disk."""
+    return {each for machine in site.machines for each in machine.lost_uploads}
 
 
 def _job(site: Site, job_id: str, work: Work) -> Iterator[str]:

@@ -52,17 +52,25 @@ def _aim(machine: Machine, fault: Fault) -> None:
     time.sleep(fault.delay_s)
 
 
-def _kill_worker(machine: Machine, fault: Fault) -> bool:
+def _aim_at_transfers(machine: Machine, fault: Fault) -> None:
+    """The same, with transfers that last."""
+    machine.store.bytes_per_s = _SLOW_BYTES_PER_S if fault.amid_transfers else None
     _aim(machine, fault)
+
+
+def _kill_worker(machine: Machine, fault: Fault) -> bool:
+    _aim_at_transfers(machine, fault)
     machine.kill()
+    machine.store.bytes_per_s = None
     time.sleep(fault.hold_s)
     machine.start()
     return True
 
 
 def _lose_machine(machine: Machine, fault: Fault) -> bool:
-    _aim(machine, fault)
+    _aim_at_transfers(machine, fault)
     machine.replace()
+    machine.store.bytes_per_s = None
     return True
 
 

@@ -22,6 +22,8 @@ from tests.proof.faults.link import Link
 from tests.proof.faults.shim import Steering
 from tests.waiting import wait_until
 
+UPLOADS = ".kelpie-uploads.json"
+"""Where a worker notes the multipart uploads under way."""
 DIE_TIMEOUT_S = 20.0
 """How long what a killed worker has started may outlive it: its guardian has to be scheduled once."""
 STOP_TIMEOUT_S = 60.0
@@ -38,6 +40,8 @@ class Machine:
         self.killed_commands: set[tuple[str, int]] = set()
         """(job, attempt) of the commands that got a SIGKILL from outside."""
         self.ids_with_full_disk: set[str] = set()
+        self.lost_uploads: set[str] = set()
+        """Ids of the multipart uploads that were under way when a machine was lost with its notes on them."""
         self.complaints: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self._root = root
@@ -125,6 +129,8 @@ class Machine:
     def replace(self) -> None:
         """The machine is lost with its disk; another one takes its place."""
         self.kill()
+        with contextlib.suppress(FileNotFoundError):
+            self.lost_uploads |= json.loads((self.disk.folder / UPLOADS).read_text()).keys()
         self.disk.remove()
         self.steering.close()
         self._furnish()

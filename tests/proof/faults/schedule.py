@@ -85,6 +85,7 @@ class Fault:
     moment: str = "any"  # what the target is doing then, if that can be awaited
     delay_s: float = 0.0  # after that moment began
     silent: bool = False  # of partitions: nothing is refused, nothing arrives
+    amid_transfers: bool = False  # of kills: the link to S3 is slow until then
     amount: int = 0  # of clocks: seconds
 
 
@@ -110,6 +111,7 @@ def _of(seed: str, target: str, number: int, without: frozenset[Kind]) -> list[F
             moment=rng.choice(MOMENTS),
             delay_s=rng.choice([0.0, rng.uniform(0, 0.05), rng.uniform(0, 0.5)]),
             silent=rng.random() < 0.5,
+            amid_transfers=rng.random() < 0.4,
             amount=rng.choice([-1, 1]) * rng.choice([2, 60, 3600, 86_400, 400 * 86_400]),
         )
         for _ in range(number)
