@@ -23,6 +23,8 @@ check: lint types test
 docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
 	$(BIN)/python docs/metrics_reference.py
+	$(BIN)/python docs/cli_reference.py
+	$(BIN)/python docs/keys_reference.py
 
 screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light, dark and on a phone
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
