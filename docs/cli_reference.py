@@ -15,7 +15,12 @@ WIDTH = 100
 
 def render() -> str:
     """The page."""
-    lines = ["# The command line", "", "What `--help` says, of every command; their [exit codes](exit-codes.md) are a page of their own.", ""]
+    lines = [
+        "# The command line",
+        "",
+        "What `--help` says, of every command; their [exit codes](exit-codes.md) are a page of their own.",
+        "",
+    ]
     for context in _contexts(click.Context(cli, info_name="kelpie", terminal_width=WIDTH)):
         lines += [f"## {context.command_path}", "", "```text", _help(context), "```", ""]
     return "\n".join(lines)

@@ -34,7 +34,7 @@ def render() -> str:
     lines += [f"| `{name}` | {kind} | {_plain(meaning)} |" for name, kind, meaning in _rows()]
     lines += [
         "",
-        "`{queue}` is the number of the queue, which `kelpie:{registry}:queue_names` tells: short, because every",
+        "`{queue}` is the number of the queue, which `kelpie:{registry}:queue_names` tells: short, as every",
         "job's keys begin with it. `kelpie:wake` is a channel: `<queue number> <jobs that became waiting>`.",
         "",
     ]
