@@ -8,7 +8,8 @@
 ARG BASE=docker.io/library/debian:12.12-slim
 
 FROM ${BASE} AS build
-# hadolint ignore=DL3008  -- the base pins the release; within it Debian's security fixes are wanted
+# The base pins the release; within it Debian's security fixes are wanted.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*

@@ -7,7 +7,8 @@
 ARG BASE=docker.io/library/debian:12.12-slim
 
 FROM ${BASE} AS build
-# hadolint ignore=DL3008  -- the base pins the release; within it Debian's security fixes are wanted
+# The base pins the release; within it Debian's security fixes are wanted.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
@@ -24,7 +25,8 @@ COPY workers workers
 COPY web web
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && /build/bin/pip --python /opt/kelpie/bin/python install --no-deps --no-index /dist/*.whl \
-    && /opt/kelpie/bin/python -m compileall -q /opt/kelpie/lib
+    && /opt/kelpie/bin/python -m compileall -q /opt/kelpie/lib \
+    && mkdir /opt/kelpie/dist && cp /dist/*.whl worker.lock /opt/kelpie/dist
 
 FROM ${BASE}
 # hadolint ignore=DL3008

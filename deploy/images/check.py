@@ -90,8 +90,18 @@ class Images:
         """Build one Dockerfile; the image's name."""
         given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
         file = f"deploy/docker/{dockerfile}"
-        how = ["--isolation", "chroot", "--format", "docker", "--layers"]
+        how = ["--isolation", "chroot", "--format", "docker"]
         self.buildah("bud", *how, "-f", file, "-t", name, *given, ".")
+        return name
+
+    def with_python(self, name: str) -> str:
+        """What stands for the image of others: the base with a Python, and nothing of Kelpie."""
+        container = self.buildah("from", BASE)
+        run = ["run", "--isolation", "chroot", container, "--"]
+        self.buildah(*run, "apt-get", "update", "-qq")
+        self.buildah(*run, "apt-get", "install", "-qq", "--no-install-recommends", "python3-venv")
+        self.buildah("commit", "--quiet", container, name)
+        self.buildah("rm", container)
         return name
 
     def mounted(self, image: str) -> Path:
@@ -273,9 +283,21 @@ def main() -> int:
         if left:
             sys.exit(f"{image} holds tools of the build: {', '.join(left)}")
         base_mib, own_mib = size_mib(images.mounted(BASE)), size_mib(roots[name])
-        print(f"{image}: {own_mib:.0f} MiB, {own_mib - base_mib:.0f} MiB of it above its base; {built_s:.0f} s")
+        print(
+            f"{image}: {own_mib:.0f} MiB, {own_mib - base_mib:.0f} MiB of it above its base; {built_s:.0f} s"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         run_a_job(roots["server"], roots["worker"], Path(scratch))
+    theirs = images.with_python("localhost/image-of-others")
+    example = images.build(
+        "localhost/kelpie-example", "example.Dockerfile", BASE=theirs, WORKER="localhost/kelpie-worker"
+    )
+    root = images.mounted(example)
+    asked = ["chroot", str(root), "/usr/local/bin/kelpie", "worker", "--settings"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    if "KELPIE_API_URL" not in said:
+        sys.exit(f"the worker does not run in the image of others:\n{said}")
+    print(f"{example}: the worker runs in an image of others, {size_mib(root):.0f} MiB")
     return 0
 
 
