@@ -1,7 +1,7 @@
 """Holds deploy/ against the tools of those who will read it: `make deploy-check`.
 
-Run by the Python of an environment with deploy.lock and helm.lock installed; promtool and checkov are named by
-options. Nothing is started, nothing needs a privilege. Prints a line per check; exits 1 when one has failed.
+Run by the Python of an environment with deploy.lock and helm.lock installed; promtool and checkov are named
+by options. Nothing is started, nothing needs a privilege. A line per check; exits 1 when one has failed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_EXPOSURE = 3.0
 
 CHECKOV_SKIPS = {
     "CKV_DOCKER_7": "the tag stands in ARG BASE, which checkov does not resolve",
-    "CKV_K8S_8": "platform and nodes serve nothing that a liveness probe could ask; they exit when they cannot work",
+    "CKV_K8S_8": "platform and nodes serve nothing that a probe could ask; they exit when they cannot work",
     "CKV_K8S_9": "the same of readiness",
     "CKV_K8S_11": "no CPU limits: throttling would delay heartbeats",
     "CKV_K8S_15": "IfNotPresent: the tag is a version, or a digest stands for it",
@@ -105,7 +105,7 @@ def helm_program(scratch: Path) -> Path:
 
 
 def chart(scratch: Path) -> str:
-    """helm lints and renders the chart with each set of values; every object is valid for Kubernetes and KEDA."""
+    """helm lints and renders the chart with each set of values; Kubernetes and KEDA know every field."""
     helm = helm_program(scratch)
     home = {
         name: str(scratch / "helm-home") for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")

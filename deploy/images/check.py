@@ -5,7 +5,7 @@ buildah (chroot isolation, vfs) builds the Dockerfiles on a Debian that debootst
 mounted read-only, /tmp (and a node's /work) writable, no privilege left, no new one to be had. The API, the
 platform and a node run so; Valkey and S3 are those of `kelpie up`.
 
-Needs root, buildah, debootstrap, util-linux, and Debian's and Python's package archives. Takes two minutes.
+Needs root, buildah, debootstrap, util-linux, and Debian's and Python's package archives. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ mount --bind "$2" "$1/tmp"
 [ -z "$3" ] || mount --bind "$3" "$1/work"
 mount -o remount,bind,ro "$1"
 root=$1 home=$4; shift 4
-exec chroot "$root" /usr/bin/setpriv --reuid 10001 --regid 10001 --clear-groups --bounding-set -all \\
+exec /usr/sbin/chroot "$root" /usr/bin/setpriv --reuid 10001 --regid 10001 --clear-groups \\
+  --bounding-set -all \\
   --no-new-privs --inh-caps -all /bin/sh -c 'cd "$0" && exec "$@"' "$home" "$@"
 """
-"""What a runtime does: rootfs, scratch folder for /tmp, folder for /work or nothing, working directory, argv."""
+"""What a runtime does. Arguments: the root, folders for /tmp and (or nothing) /work, where to start, argv."""
 
 
 class Images:
@@ -158,12 +159,11 @@ class Contained:
                 os.chown(folder, UID, UID)
         home = "/work" if work else "/tmp"  # noqa: S108 - inside the container
         places = [str(root), str(self.scratch), str(work or ""), home]
+        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         self.log = self.scratch.with_suffix(".log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", CONTAINED, "sh"]
-                + places
-                + [*words],
+                [*unshare, "sh", "-c", CONTAINED, "sh", *places, *words],
                 env={"PYTHONUNBUFFERED": "1", **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -187,7 +187,7 @@ def wait_for(url: str, process: Contained) -> None:
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - ours
                 return
         except OSError:
             if time.monotonic() > deadline or process.process.poll() is not None:

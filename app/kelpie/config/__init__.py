@@ -14,6 +14,7 @@ from kelpie.config.api import ApiSettings
 from kelpie.config.credentials import CredentialSettings
 from kelpie.config.files import FileSource
 from kelpie.config.platform import PlatformSettings
+from kelpie.config.providers import ProviderSettings
 from kelpie.config.redis import REDIS_SCHEMES, RQ_SCHEMES, RedisSettings
 from kelpie.errors import StartupError
 
@@ -22,7 +23,7 @@ __all__ = ["ENV_PREFIX", "REDIS_SCHEMES", "RQ_SCHEMES", "Settings", "load_settin
 ENV_PREFIX = "KELPIE_"
 
 
-class Settings(CredentialSettings, PlatformSettings, ApiSettings, RedisSettings):
+class Settings(CredentialSettings, ProviderSettings, PlatformSettings, ApiSettings, RedisSettings):
     """What the server processes may be told. Frozen: read at start, the same until the end.
 
     The reference lists the settings of the last base first.

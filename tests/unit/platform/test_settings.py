@@ -58,6 +58,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("KELPIE_REAP_INTERVAL_S", "0"),
         ("KELPIE_LOG_LEVEL", "loud"),
         ("KELPIE_PROVIDER", "cloud"),
+        ("KELPIE_PROVIDER", "salad"),  # without a key
+        ("KELPIE_PROVIDER", "kubernetes"),  # outside of a pod, without a namespace
+        ("KELPIE_SALAD_API_URL", "http://api.example.org"),
+        ("KELPIE_SALAD_API_URL", "https://user:hunter2@api.example.org"),
+        ("KELPIE_KUBERNETES_URL", "http://localhost.example.org"),
+        ("KELPIE_KUBERNETES_NAMESPACE", "../kube-system"),
         ("KELPIE_AUTOSCALE_INTERVAL_S", "0"),
         ("KELPIE_AUTOSCALE_COOLDOWN_S", "-1"),
         ("KELPIE_WEBHOOK_ALLOW_PRIVATE", "perhaps"),
