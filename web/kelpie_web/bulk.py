@@ -115,7 +115,7 @@ def bulk_act() -> BaseResponse:
         if done:
             note(f"{name} jobs", f"{ids[0]} …" if done > 1 else ids[0], count=done)
     left = f"; {len(ids) - done:,} had changed meanwhile and were left" if done < len(ids) else ""
-    return back("ui.jobs", f"{done:,} jobs {action.done}{left}.", **_kept(fields))
+    return back("ui.jobs", f"{jobs_are(done)} {action.done}{left}.", **_kept(fields))
 
 
 def _action(name: str) -> tuple[str, Action]:
@@ -150,6 +150,11 @@ def _chosen(ids: list[str], action: Action) -> list[Job]:
         if action.applies(job):
             found.append(job)
     return found
+
+
+def jobs_are(count: int) -> str:
+    """So many jobs, as a sentence begins with them."""
+    return "1 job is" if count == 1 else f"{count:,} jobs are"
 
 
 def _kept(fields: Mapping[str, str]) -> dict[str, str]:

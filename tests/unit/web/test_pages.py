@@ -59,7 +59,7 @@ def test_what_one_bulk_changes_is_bounded_and_only_what_was_counted(
     store.cancel(ids[1].split()[0])
     done = browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids=ids[1])
     assert done.status_code == 303
-    assert "1,000 jobs canceled" in browser.client.get("/ui/jobs").text
+    assert "1,000 jobs are canceled" in browser.client.get("/ui/jobs").text
     assert store.get(late.id).status == "pending"
     assert sum(store.get(job.id).status == "pending" for job in first) == 5
     too_many = browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids=" ".join(map(str, range(1001))))
