@@ -80,7 +80,8 @@ def test_a_form_without_its_token_or_of_another_site_changes_nothing(user: Perso
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("heading", name="Not allowed")).to_be_visible()
     expect(page.get_by_role("main")).to_contain_text("not one of your session")
-    form = f'<form method="post" action="{user.url}/ui/jobs/{job["id"]}/cancel"><button>Win a prize</button></form>'
+    action = f"{user.url}/ui/jobs/{job['id']}/cancel"
+    form = f'<form method="post" action="{action}"><button>Win a prize</button></form>'
     page.route("http://evil.test/", lambda route: route.fulfill(body=form, content_type="text/html"))
     page.goto("http://evil.test/")
     page.get_by_role("button", name="Win a prize").click()
