@@ -55,6 +55,10 @@ def test_every_switch_of_a_job_turns_it(user: Person, api: ApiUser) -> None:
     expect(page.locator("#waiting")).to_contain_text("held")
     press(page, "Resume")
     expect(page.locator("#notice")).to_have_text("The job goes on.")
+    page.get_by_label("Priority").fill("7")
+    press(page, "Set")
+    expect(page.locator("#notice")).to_contain_text("its new place")
+    assert api.job(scenery.pending)["priority"] == 7
     press(page, "Cancel")
     expect(page.locator("#status")).to_have_text("canceled")
     press(page, "Requeue")
@@ -71,7 +75,7 @@ def test_every_switch_of_a_job_turns_it(user: Person, api: ApiUser) -> None:
     press(page, "Delete it")
     expect(page.locator("#notice")).to_contain_text("is deleted")
     assert api.request("GET", f"/jobs/{scenery.running}")[0] == 404
-    deeds = ("hold", "resume", "cancel", "requeue", "unban")
+    deeds = ("hold", "resume", "prioritize", "cancel", "requeue", "unban")
     expect_in_audit(user, *(f"{deed} a job" for deed in deeds), "delete a job")
 
 
@@ -102,7 +106,7 @@ def test_the_filters_of_the_list_are_in_its_address(user: Person, api: ApiUser) 
     expect(rows.first).to_contain_text("20000")
 
 
-def test_many_jobs_are_unbanned_at_once(user: Person, api: ApiUser) -> None:
+def test_many_jobs_are_unbanned_and_prioritized_at_once(user: Person, api: ApiUser) -> None:
     scenery = paint(api)
     page = user.go(f"/jobs?group={scenery.group}&status=running")
     page.get_by_label("Which jobs").select_option("all")
@@ -111,7 +115,17 @@ def test_many_jobs_are_unbanned_at_once(user: Person, api: ApiUser) -> None:
     press(page, "Unban every node of 1 job")
     expect(page.locator("#notice")).to_have_text("1 job is free of bans.")
     assert api.job(scenery.running)["banned_nodes"] == []
-    expect_in_audit(user, "unban jobs")
+    page.get_by_role("link", name="Clear").click()
+    page.get_by_label("Which jobs").select_option("all")
+    page.locator("#action").select_option("prioritize")
+    press(page, "Preview")
+    expect(page.get_by_role("heading", name="Change the priority of 2 jobs?")).to_be_visible()
+    page.get_by_label("to", exact=True).fill("200")
+    press(page, "Change the priority of 2 jobs")
+    expect(page.locator("#notice")).to_have_text("2 jobs are in their new place.")
+    found = {name: api.job(getattr(scenery, name))["priority"] for name in ("pending", "hostile", "running")}
+    assert found == {"pending": 200, "hostile": 200, "running": 0}
+    expect_in_audit(user, "unban jobs", "prioritize jobs")
 
 
 def test_a_queue_is_cleared_after_its_jobs_were_counted(user: Person, api: ApiUser) -> None:

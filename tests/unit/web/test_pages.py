@@ -67,6 +67,9 @@ def test_what_one_bulk_changes_is_bounded_and_only_what_was_counted(
     assert sum(store.get(job.id).status == "pending" for job in first) == 5
     too_many = browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids=" ".join(map(str, range(1001))))
     assert too_many.status_code == 400
+    for priority in ("", "256", "-1", "much", "٣"):
+        asked = browser.post("/ui/jobs/bulk/confirmed", action="prioritize", ids=late.id, priority=priority)
+        assert (asked.status_code, "priority" in asked.text) == (400, True)
     assert browser.post("/ui/jobs/bulk/confirmed", action="explode", ids=late.id).status_code == 400
     assert browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids="").status_code == 303
 
