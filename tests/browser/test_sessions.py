@@ -19,6 +19,7 @@ from tests.browser.pages import pages_of
 from tests.browser.people import Person, person
 from tests.browser.scenery import lease, paint, report
 from tests.factories import job_body
+from tests.oidc import issuer
 
 
 @pytest.fixture
@@ -71,6 +72,26 @@ def test_a_session_that_expires_leads_to_the_log_in_and_back(
     page.get_by_label("API key").fill(api.key)
     page.get_by_role("button", name="Log in", exact=True).click()
     expect(page).to_have_url(f"{user.url}/ui/jobs/{job['id']}")
+
+
+def test_a_provider_of_another_site_logs_a_browser_in_where_it_wanted_to_go(
+    browser: Browser, api_server: ApiServer, tmp_path: Path
+) -> None:
+    name = f"{uuid.uuid4().hex}@example.org"
+    api_server.admin().ok("POST", "/users", json={"username": name})
+    server = ApiServer(api_server.redis_url, tmp_path)
+    server.admin_key = api_server.admin_key
+    with issuer() as provider:
+        provider.claims = {"email": name}
+        server.settings |= provider.settings(f"{server.url}/ui/oidc/callback")
+        with server, person(browser, server.url) as one:
+            page = one.go("/nodes?state=idle")
+            assert one.violations() == []
+            page.get_by_role("link", name="Log in with localhost").click()
+            expect(page).to_have_url(f"{server.url}/ui/nodes?state=idle")
+            expect(page.locator("footer")).to_contain_text(name)
+            page.get_by_role("button", name="Log out").click()
+            expect(page.get_by_label("API key")).to_be_visible()
 
 
 def test_a_form_without_its_token_or_of_another_site_changes_nothing(user: Person, api: ApiUser) -> None:

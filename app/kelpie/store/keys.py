@@ -50,7 +50,8 @@ kelpie:{users}:user:<id>              hash    username, created (ms), webhook_se
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
 kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
 kelpie:{users}:session:<sha256>       hash    a browser's session: key (digest of its API key), expires (ms),
-                                              notice (what its next page says); TTL = its end
+                                              notice (what its next page says), own (1: the key was made for
+                                              it, and ends with it); TTL = its end
 kelpie:{audit}:all                    stream  who did what, the last 100,000 entries; see audit.py
 kelpie:{audit}:user:<id>              stream  what a user did, the last 10,000
 kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
