@@ -1,8 +1,8 @@
 """Builds the images without Docker and has a job run through them: `make images-check`.
 
 buildah (chroot isolation, no daemon) builds the Dockerfiles on a Debian that debootstrap makes, given as
-their ``BASE``. What comes out is then run as a container runtime would with ``--read-only --user 10001``: its root
-mounted read-only, /tmp (and a node's /work) writable, no privilege left, no new one to be had. The API, the
+their ``BASE``. What comes out is then run as a container runtime would with ``--read-only --user 10001``: its
+root mounted read-only, /tmp (and a node's /work) writable, no privilege left, no new one to be had. The API, the
 platform and a node run so; Valkey and S3 are those of `kelpie up`.
 
 Needs root, buildah, debootstrap, util-linux, and Debian's and Python's package archives. Takes some minutes.
