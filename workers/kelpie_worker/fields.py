@@ -14,6 +14,7 @@ from kelpie.errors import StartupError
 
 T = TypeVar("T")
 
+_MAX_SECRET_BYTES = 65_536
 MAX_NAME_LENGTH = 128
 """Characters in the name of a node or a container group, at most."""
 
@@ -160,7 +161,11 @@ def read(cls: type[T], environ: Mapping[str, str], overrides: Mapping[str, str |
                 problems.append(str(error))
             continue
         given = (overrides or {}).get(each.name)
-        source, told = (each.metadata["option"], given) if given else _from_env(each, environ)
+        try:
+            source, told = (each.metadata["option"], given) if given else _from_env(each, environ)
+        except StartupError as error:
+            problems.append(str(error))
+            continue
         if not told:  # unset, or set to nothing, as templates of containers leave what is not filled in
             continue
         try:
@@ -177,4 +182,20 @@ def _from_env(each: Field[Any], environ: Mapping[str, str]) -> tuple[str, str]:
     for variable in each.metadata["env"]:
         if told := environ.get(variable, "").strip():
             return variable, told
+        if each.metadata["secret"] and (path := environ.get(f"{variable}_FILE", "").strip()):
+            return f"{variable}_FILE", _from_file(f"{variable}_FILE", path)
     return each.metadata["env"][0], ""
+
+
+def _from_file(name: str, path: str) -> str:
+    """A secret that stands in a file, which no list of processes shows. Raises StartupError."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_SECRET_BYTES + 1)
+        told = data.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StartupError(f"{name}: {path} cannot be read: {why}") from None
+    if not told or len(data) > _MAX_SECRET_BYTES:
+        raise StartupError(f"{name}: {path} must hold one secret of at most {_MAX_SECRET_BYTES} bytes")
+    return told

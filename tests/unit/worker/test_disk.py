@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.disk import NoRoomError, free_bytes, low_on_space, require_room
+from kelpie_worker.disk import NoRoomError, free_bytes, low_on_space, require_room, used_bytes
 
 
 def test_a_folder_that_is_not_made_yet_has_the_room_of_its_disk(tmp_path: Path) -> None:
@@ -45,3 +45,10 @@ def test_a_file_that_is_there_already_needs_no_room(tmp_path: Path) -> None:
     require_room([(there, size), (tmp_path / "small", 1)])
     with pytest.raises(NoRoomError):
         require_room([(there, size + 1)])
+
+
+def test_what_folders_hold_is_counted_at_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_bytes(b"123")
+    (tmp_path / "sub" / "b").write_bytes(b"4567")
+    assert used_bytes([tmp_path / "a-folder-not-made", tmp_path / "sub"]) == 4
