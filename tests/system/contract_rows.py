@@ -351,6 +351,11 @@ CALLS: Rows = {
     "POST /jobs/{job_id}/hold": ("test_a_held_job_is_not_leased_until_it_is_resumed", *CHANGES),
     "POST /jobs/{job_id}/resume": ("test_a_held_job_is_not_leased_until_it_is_resumed", *CHANGES),
     "POST /jobs/{job_id}/requeue": ("test_a_job_that_ended_without_success_can_be_requeued", *CHANGES),
+    "POST /jobs/{job_id}/prioritize": (
+        "test_a_job_that_is_prioritized_goes_before_older_ones",
+        "test_a_priority_that_there_is_not_is_400_and_named",
+        *CHANGES[1:],
+    ),
     "POST /jobs/{job_id}/unban": ("test_unban_of_one_node_leaves_the_other_bans", *CHANGES),
     "GET /jobs/{job_id}/events": (
         "test_a_jobs_stream_begins_with_its_submission_and_tells_of_no_other",

@@ -872,7 +872,10 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("DELETE", "/jobs/container-groups/{container_group_id}"),
         ("GET", "/work"),
         *(("POST", f"/jobs/{{job_id}}/{name}") for name in REPORTS),
-        *(("POST", f"/jobs/{{job_id}}/{name}") for name in ("hold", "resume", "requeue", "unban")),
+        *(
+            ("POST", f"/jobs/{{job_id}}/{name}")
+            for name in ("hold", "resume", "requeue", "unban", "prioritize")
+        ),
         ("POST", "/users"),
         ("DELETE", "/users"),
         ("GET", "/users"),

@@ -18,6 +18,7 @@ from kelpie.secrets import masked_job, masked_output
 from kelpie.store import PlacedEvent, Scope
 from kelpie.store.clock import wall_ms
 from kelpie.store.events import Position
+from kelpie_web.bulk import priority_of
 from kelpie_web.timeline import timeline
 from kelpie_web.ui import back, form, owner, page, ui
 
@@ -30,6 +31,7 @@ DONE = {
     "resume": "The job goes on.",
     "requeue": "The job is queued again, without its failures and bans.",
     "unban": "The bans are lifted.",
+    "prioritize": "It has its new place among the jobs that wait.",
 }
 
 
@@ -88,7 +90,7 @@ def delete(job_id: str) -> BaseResponse:
 
 @ui.post("/jobs/<job_id>/<action>")
 def change(job_id: str, action: str) -> BaseResponse:
-    """Cancel, hold, resume, requeue or unban it."""
+    """Cancel, hold, resume, requeue, unban or prioritize it."""
     store = services().store
     match action:
         case "cancel":
@@ -101,6 +103,8 @@ def change(job_id: str, action: str) -> BaseResponse:
             store.requeue(job_id, user_id=owner())
         case "unban":
             store.unban(job_id, node=form().get("node") or None, user_id=owner())
+        case "prioritize":
+            store.prioritize(job_id, priority_of(form()), user_id=owner())
         case _:
             raise InvalidInputError(f"Nothing called {action[:32]!r} can be done to a job.")
     note(f"{action} a job", job_id)

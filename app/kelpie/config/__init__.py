@@ -7,12 +7,15 @@ has settings of its own (kelpie_worker.settings) and does not import this.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kelpie.config.api import ApiSettings
 from kelpie.config.credentials import CredentialSettings
 from kelpie.config.files import FileSource
+from kelpie.config.oidc import OidcSettings
 from kelpie.config.platform import PlatformSettings
 from kelpie.config.providers import ProviderSettings
 from kelpie.config.redis import REDIS_SCHEMES, RQ_SCHEMES, RedisSettings
@@ -23,7 +26,9 @@ __all__ = ["ENV_PREFIX", "REDIS_SCHEMES", "RQ_SCHEMES", "Settings", "load_settin
 ENV_PREFIX = "KELPIE_"
 
 
-class Settings(CredentialSettings, ProviderSettings, PlatformSettings, ApiSettings, RedisSettings):
+class Settings(
+    OidcSettings, CredentialSettings, ProviderSettings, PlatformSettings, ApiSettings, RedisSettings
+):
     """What the server processes may be told. Frozen: read at start, the same until the end.
 
     The reference lists the settings of the last base first.
@@ -53,8 +58,12 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = "; ".join(
-            f"{ENV_PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: "
-            f"{item['msg'].removeprefix('Value error, ')}"
+            f"{_named(item['loc'])}{item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False, include_url=False)
         )
         raise StartupError(f"A setting is wrong: {wrong}") from None
+
+
+def _named(place: Sequence[int | str]) -> str:
+    """Which variable is meant; nothing when several do not fit together."""
+    return f"{ENV_PREFIX}{'_'.join(map(str, place)).upper()}: " if place else ""

@@ -9,7 +9,7 @@ from flask import Blueprint, g
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, scope, services
 from kelpie.http.job_models import BatchBody, JobBody, SubmitHeaders
-from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, UnbanBody
+from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, PriorityBody, UnbanBody
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 from kelpie.job import Job, JobStatus
@@ -127,6 +127,13 @@ def requeue(job_id: str) -> Answer:
 def unban(job_id: str, json: UnbanBody) -> Answer:
     """Let a node, or every node, have a job again on which it failed."""
     return _shown(services().store.unban(job_id, node=json.machine_id, user_id=scope()))
+
+
+@jobs.post("/<job_id>/prioritize")
+@spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="prioritizeJob")
+def prioritize(job_id: str, json: PriorityBody) -> Answer:
+    """Give a live job another priority; a node that runs it goes on."""
+    return _shown(services().store.prioritize(job_id, json.priority, user_id=scope()))
 
 
 @jobs.delete("/container-groups/<path:container_group_id>")

@@ -152,6 +152,8 @@ def test_a_wrong_sync_entry_is_a_usage_error_that_shows_the_right_form(
         ["resume"],
         ["requeue"],
         ["unban", "--node", "n"],
+        ["prioritize", JOB_ID],
+        ["prioritize", "--priority", "256", JOB_ID],
         ["completion"],
         ["completion", "tcsh"],
         ["cancel"],
@@ -312,6 +314,16 @@ def test_unban_of_one_node(kelpie: Run, server: Scripted) -> None:
     server.answer(200, job_wire())
     assert kelpie("unban", "--node", "n1", JOB_ID).code == 0
     assert server.requests[0].body == {"machine_id": "n1"}
+
+
+def test_prioritize_tells_the_priority(kelpie: Run, server: Scripted) -> None:
+    server.answer(200, job_wire(priority=9))
+    said = kelpie("prioritize", "--priority", "9", JOB_ID)
+    assert (said.code, said.out) == (0, f"{JOB_ID} prioritized\n")
+    assert (server.requests[0].path, server.requests[0].body) == (
+        f"/jobs/{JOB_ID}/prioritize",
+        {"priority": 9},
+    )
 
 
 def test_job_shows_the_attempts(kelpie: Run, server: Scripted) -> None:
