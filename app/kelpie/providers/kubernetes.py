@@ -4,8 +4,8 @@ Plain HTTPS with the token of the pod's service account: the four calls of a pro
 A Deployment knows no stopped state; one without replicas is what is called stopped here.
 
 Which pod goes when a Deployment shrinks is decided by Kubernetes, cheapest first by the annotation
-``controller.kubernetes.io/pod-deletion-cost``. So before it shrinks, each pod is told whether it has a job. What
-a busy pod says of itself is left: its worker knows better what its end would lose.
+``controller.kubernetes.io/pod-deletion-cost``. So before it shrinks, each pod is told whether it has a job.
+What a busy pod says of itself is left: its worker knows better what its end would lose.
 """
 
 from __future__ import annotations
