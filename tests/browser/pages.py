@@ -30,6 +30,7 @@ def pages_of(user: ApiUser, scenery: Scenery) -> dict[str, str]:
         "delivery": f"/webhooks/{scenery.delivery}",
         "keys": "/keys",
         "audit": "/audit",
+        "api": "/api",
         "nowhere": "/nowhere",
     }
 
