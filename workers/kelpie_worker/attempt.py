@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ import structlog
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
 from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome, UploadBacklog
 from kelpie_worker.backoff import Backoff
-from kelpie_worker.disk import MiB, low_on_space
+from kelpie_worker.disk import MiB, low_on_space, used_bytes
 from kelpie_worker.environment import command_environment
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
@@ -156,13 +156,15 @@ class Attempt:
             self._file.follow_backlog(self.job.id, lambda: sync.backlog)
             self._log_folder = log_folder(self.job)
             self._enter(State.DOWNLOADING)
-            if self._leaving() or self._is_short_of_space():
+            if self._leaving() or self._is_short_of_space(sync.folders):
                 return self._release()
             self._sync.download()
             self._sync.watch()
         except CanceledTransfer:
             return self._release()
         except SyncError as error:
+            if self._others_filled_the_disk():
+                return self._release()
             return self._fail(Outcome.SYNC_FAILED, str(error))
 
         self._enter(State.RUNNING)
@@ -202,15 +204,20 @@ class Attempt:
         self._file.job_ended(self.job.id, completed=True)
         return self._end(State.DONE)
 
-    def _is_short_of_space(self) -> bool:
-        """Whether the disks of the job's folders have no room: another node's may have."""
-        assert self._sync is not None
-        folders = tuple(self._sync.folders)
-        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB)
+    def _others_filled_the_disk(self) -> bool:
+        """Whether there would be no room without this job's data either. A job that is itself too large for
+        this node has failed on it: handed back, it would come here again."""
+        if self._sync is None:  # it had no room for the worker's own notes on the job
+            return self._is_short_of_space([Path.cwd()])
+        return self._is_short_of_space(self._sync.folders, but=used_bytes(self._sync.folders))
+
+    def _is_short_of_space(self, folders: Sequence[Path], but: int = 0) -> bool:
+        """Whether the disks of these folders have no room, ``but`` so many bytes: another node's may have."""
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB - but)
         if why is None:
             return False
         self._log.warning("no room for the job on this node", reason=why)
-        self.short_of_space = folders
+        self.short_of_space = tuple(folders)
         return True
 
     def _run_command(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,16 @@ def free_bytes(folder: Path) -> int | None:
         except OSError:
             return None
     return None
+
+
+def used_bytes(folders: Iterable[Path]) -> int:
+    """What the files in these folders hold."""
+    used = 0
+    for folder in folders:
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                used += 0 if path.is_dir() else path.lstat().st_size
+    return used
 
 
 def low_on_space(folders: Iterable[Path], needed_bytes: int) -> str | None:

@@ -11,14 +11,17 @@ from kelpie_worker.settings import Settings
 WORKER_SECRETS = frozenset(
     {
         "KELPIE_API_KEY",
+        "KELPIE_API_KEY_FILE",
+        "KELPIE_API_URL_FILE",
         "KELPIE_ADMIN_KEY",
         "KELPIE_TOKEN_FILE",
         "SALAD_API_KEY",
+        "SALAD_API_KEY_FILE",
         "KELPIE_REDIS_URL",
         "REDIS_URL",
     }
 )
-"""Credentials of the worker and of the control plane. A command never inherits them."""
+"""Credentials of the worker and of the control plane. A command never inherits them, nor where they stand."""
 
 STORAGE_CREDENTIALS = frozenset(
     {

@@ -150,6 +150,7 @@ _REDIS_SCHEMES = (
 _TEMP_DIR = Path(tempfile.gettempdir())
 _STATE_FILE = Path("kelpie-state.json")
 _OPTIONS = {"container_group_id": "--queue", "machine_id": "--machine-id"}
+_MAX_SECRET_BYTES = 65_536
 _DAY_S = 86_400
 _HOUR_MS = 3_600_000
 
@@ -458,7 +459,11 @@ def _read(cls: type[T], environ: Mapping[str, str], overrides: Mapping[str, str 
                 problems.append(str(error))
             continue
         given = (overrides or {}).get(each.name)
-        source, text = (_OPTIONS[each.name], given) if given else _from_env(each, environ)
+        try:
+            source, text = (_OPTIONS[each.name], given) if given else _from_env(each, environ)
+        except StartupError as error:
+            problems.append(str(error))
+            continue
         if not text:  # unset, or set to nothing, as templates of containers leave what is not filled in
             continue
         try:
@@ -475,7 +480,23 @@ def _from_env(each: Field[Any], environ: Mapping[str, str]) -> tuple[str, str]:
     for name in each.metadata["env"]:
         if text := environ.get(name, "").strip():
             return name, text
+        if each.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
+            return f"{name}_FILE", _from_file(f"{name}_FILE", path)
     return each.metadata["env"][0], ""
+
+
+def _from_file(name: str, path: str) -> str:
+    """A secret that stands in a file, which no list of processes shows. Raises StartupError."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_SECRET_BYTES + 1)
+        text = data.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StartupError(f"{name}: {path} cannot be read: {why}") from None
+    if not text or len(data) > _MAX_SECRET_BYTES:
+        raise StartupError(f"{name}: {path} must hold one secret of at most {_MAX_SECRET_BYTES} bytes")
+    return text
 
 
 @dataclass(frozen=True, slots=True)

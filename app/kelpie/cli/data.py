@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kelpie.cli import exit_codes
-from kelpie.cli.output import print_json, safe
+from kelpie.cli.output import print_json, print_json_array, safe
 
 if TYPE_CHECKING:
     from kelpie.patterns import Pattern
@@ -154,24 +154,23 @@ Examples:
 )
 @json_option
 def ls(*, place: tuple[str, str], limit: int, as_json: bool) -> None:
-    """List the objects under a prefix: size, time, key."""
+    """List the objects under a prefix: size, time, key. They are printed as they come."""
     import itertools
 
     bucket, prefix = place
     with _copier(everything=True, as_json=True) as copier:
         found = copier.objects(bucket, prefix)
-        shown = list(itertools.islice(found, limit))
-        more = next(found, None) is not None
-    if as_json:
-        print_json(
-            [
+        shown = itertools.islice(found, limit)
+        if as_json:
+            print_json_array(
                 {"key": each.key, "size": each.size, "modified": each.modified.isoformat(), "etag": each.etag}
                 for each in shown
-            ]
-        )
-    else:
-        for each in shown:
-            click.echo(f"{each.size:>15,}  {each.modified:%Y-%m-%d %H:%M:%S}  {safe(each.key, longest=1100)}")
+            )
+        else:
+            for each in shown:
+                time, key = f"{each.modified:%Y-%m-%d %H:%M:%S}", safe(each.key, longest=1100)
+                click.echo(f"{each.size:>15,}  {time}  {key}")
+        more = next(found, None) is not None
     if more:
         click.echo(f"kelpie: there are more than {limit} objects: give --limit", err=True)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -51,6 +53,19 @@ def console() -> Console:
 def print_json(data: Any) -> None:
     """One JSON document, in ASCII, so that no control character reaches the terminal."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=True))
+
+
+def print_json_array(items: Iterable[Any]) -> None:
+    """The same for an array of any length: each item is printed as it comes.
+
+    An error before the first prints nothing; a later one leaves the array open, so that it is no JSON.
+    """
+    opened = False
+    for item in items:
+        text = json.dumps(item, indent=2, ensure_ascii=True)
+        click.echo((",\n" if opened else "[\n") + textwrap.indent(text, "  "), nl=False)
+        opened = True
+    click.echo("\n]" if opened else "[]")
 
 
 def safe(text: str, *, multiline: bool = False, longest: int = _LONGEST) -> str:

@@ -38,6 +38,7 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
         raise MethodNotAllowed(["GET"])
     require_own(query.machine_id, query.container_group_id)
     bind_contextvars(node=query.machine_id)
+    services().store.open_queue(principal().user_id, query.container_group_id)
     client = request.environ.get("gunicorn.socket")
     leased = services().poller.poll(
         principal().user_id,

@@ -111,12 +111,16 @@ class Store(Submissions, Control, Leases, Logs, Demands, Nodes):
         """The queues of a user (None: of all users), by number."""
         return [place.queue for place in self._registry.all(user_id)]
 
+    def open_queue(self, user_id: str, container_group_id: str) -> None:
+        """See to it that a node that asks this queue for work is seen, also before its first job."""
+        self._registry.open(user_id, container_group_id)
+
     def queue(self, number: int) -> Queue | None:
         """The queue of that number."""
         place = self._registry.numbered(number)
         return None if place is None else place.queue
 
     def find_queue(self, user_id: str, container_group_id: str) -> Queue | None:
-        """The queue of that name, or None before its first job."""
+        """The queue of that name, or None before its first job and node."""
         place = self._registry.find(user_id, container_group_id)
         return None if place is None else place.queue

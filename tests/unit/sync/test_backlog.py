@@ -160,8 +160,8 @@ def test_the_tracker_counts_files_bytes_and_age() -> None:
     assert tracker.backlog == Backlog(4, 45, 0.0)
     tracker.stored("0", Snapshot(15, 1, 1))
     tracker.finish("0", 11.0)
-    tracker.touch("1", 11.0, size=99)  # while it is looked at: counted when it is looked at again
-    assert tracker.backlog == Backlog(3, 30, 1.0)
+    tracker.touch("1", 11.0, size=99)  # while it is looked at
+    assert tracker.backlog == Backlog(3, 119, 1.0)
     tracker.postpone("1", 11.0, 60.0)
     assert [name for name, _ in tracker.take(11.0)] == ["1", "2"]  # its event came after its look
     for name in ("1", "2"):

@@ -71,6 +71,22 @@ def test_a_folder_goes_to_a_prefix_and_back(data: Data, store: Bucket, folder: P
     assert "more than 1" in short.stderr
 
 
+def test_a_listing_is_printed_as_it_comes_and_one_that_breaks_off_is_no_json(
+    data: Data, store: Bucket, proxy: FaultProxy
+) -> None:
+    page = b"""<?xml version="1.0"?><ListBucketResult><IsTruncated>true</IsTruncated>
+      <NextContinuationToken>more</NextContinuationToken><Contents><Key>first</Key><Size>1</Size>
+      <ETag>"0"</ETag><LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>"""
+    proxy.rule = lambda request: (
+        error(403, "AccessDenied") if "continuation-token" in request.path else Answer(200, page)
+    )
+    broken = data("ls", f"s3://{store.name}", "--json")
+    assert (broken.returncode, "AccessDenied" in broken.stderr) == (1, True)
+    assert json.loads(broken.stdout + "]")[0]["key"] == "first"
+    with pytest.raises(ValueError, match="delimiter"):
+        json.loads(broken.stdout)
+
+
 def test_one_file_goes_under_a_folder_or_as_a_key(data: Data, store: Bucket, folder: Path) -> None:
     for place in ("models/", "as this", ""):
         told(data("put", folder / "a", f"s3://{store.name}/{place}", "--json"))
@@ -244,8 +260,9 @@ def test_a_copy_that_is_stopped_leaves_no_part_of_an_upload(
 
 
 def test_boto3_is_not_loaded_when_the_environment_says_everything(
-    data: Data, store: Bucket, folder: Path, tmp_path: Path
+    data: Data, store: Bucket, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("KELPIE_SYNC_TRANSPORT", raising=False)  # whatever the others are run over
     script = (
         "import sys; from kelpie.cli import main\n"
         "_, folder, place, back = sys.argv\n"

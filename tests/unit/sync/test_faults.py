@@ -122,12 +122,25 @@ PASSING: dict[str, Callable[[], Rule]] = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize(
+    ("fault", "transport"),
+    [
+        *((fault, "") for fault in PASSING),
+        ("answers are lost", "boto3"),
+        ("bits flip on the way down", "boto3"),
+    ],
+)
 def test_a_passing_fault_costs_time_and_nothing_else(
-    engines: Engines, store: Bucket, folder: Path, tmp_path: Path, proxy: FaultProxy, fault: str
+    engines: Engines,
+    store: Bucket,
+    folder: Path,
+    tmp_path: Path,
+    proxy: FaultProxy,
+    fault: str,
+    transport: str,
 ) -> None:
     early = fault == "bodies break off"
-    settings = {"max_retries": 20, "stall_timeout_s": 0.4}
+    settings = {"max_retries": 20, "stall_timeout_s": 0.4} | ({"transport": transport} if transport else {})
     setattr(proxy, "early" if early else "rule", PASSING[fault]())
     upload(engines, store, folder, FILES, **settings)
     proxy.early = lambda request: None

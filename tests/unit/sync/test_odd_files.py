@@ -11,6 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -47,8 +48,8 @@ def no_rescans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "RESCAN_S", 1000.0)
 
 
-def during(engines: Engines, store: Bucket, folder: Path) -> JobSync:
-    return engines.job(Sync(during=(up(store.name, "ck/", folder),)))
+def during(engines: Engines, store: Bucket, folder: Path, **settings: Any) -> JobSync:
+    return engines.job(Sync(during=(up(store.name, "ck/", folder),)), engine=engines.engine(**settings))
 
 
 def stored(store: Bucket) -> dict[str, bytes]:
@@ -138,13 +139,14 @@ def test_a_file_that_cannot_be_read_fails_by_name(
 
 
 @pytest.mark.parametrize(
-    ("change", "end"),
+    ("change", "end", "settings"),
     [
-        (lambda path: path.open("ab").write(b"more"), b"o" * 3 * PART + b"more"),
-        (lambda path: os.truncate(path, PART), b"o" * PART),
-        (lambda path: path.unlink(), None),
+        (lambda path: path.open("ab").write(b"more"), b"o" * 3 * PART + b"more", {}),
+        (lambda path: os.truncate(path, PART), b"o" * PART, {}),
+        (lambda path: os.truncate(path, PART), b"o" * PART, {"transport": "boto3"}),
+        (lambda path: path.unlink(), None, {}),
     ],
-    ids=["grows", "shrinks", "vanishes"],
+    ids=["grows", "shrinks", "shrinks, boto3", "vanishes"],
 )
 def test_a_file_that_changes_during_its_upload_is_stored_as_it_became(
     engines: Engines,
@@ -153,6 +155,7 @@ def test_a_file_that_changes_during_its_upload_is_stored_as_it_became(
     proxy: FaultProxy,
     change: Callable[[Path], object],
     end: bytes | None,
+    settings: dict[str, Any],
 ) -> None:
     once = threading.Lock()
 
@@ -161,7 +164,7 @@ def test_a_file_that_changes_during_its_upload_is_stored_as_it_became(
             change(folder / "x")
 
     proxy.rule = rule
-    job = during(engines, store, folder)
+    job = during(engines, store, folder, **settings)
     job.watch()
     (folder / "x").write_bytes(b"o" * 3 * PART)
     wait_until(once.locked, "the upload has begun")

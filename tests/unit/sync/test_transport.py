@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -18,6 +19,7 @@ import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
 from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.describe import error_code
 from kelpie_worker.sync.errors import (
     CanceledTransfer,
     DamagedTransfer,
@@ -67,7 +69,7 @@ def test_a_signature_is_the_one_that_botocore_makes(key: str, token: str | None)
     request.context["client_config"] = mock.Mock(s3={"payload_signing_enabled": False})
     with mock.patch("botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=None)):
         S3SigV4Auth(TheirCredentials("AKID", "secret", token), "s3", "eu-west-3").add_auth(request)
-    signer = Signer(lambda: Credentials("AKID", "secret", token), "eu-west-3", now=moment.utctimetuple)
+    signer = Signer(lambda: Credentials("AKID", "secret", token), "eu-west-3", now=moment.timestamp)
     ours = signer.headers("PUT", path, query, {"host": "store.test:9000", **headers})
     assert ours["authorization"] == request.headers["Authorization"]
 
@@ -84,6 +86,40 @@ def test_renewed_credentials_sign_the_next_request(monkeypatch: pytest.MonkeyPat
 
 
 # ---- against the real server
+
+
+@pytest.mark.parametrize("hours", [-400 * 24, -1, 1, 400 * 24])
+def test_a_machine_whose_clock_is_wrong_signs_by_the_clock_of_the_storage(store: Bucket, hours: int) -> None:
+    client = lean()
+    client.put_object(Bucket=store.name, Key="k", Body=Body(b"before", lambda: None))
+
+    def look() -> str:
+        try:
+            client.head_object(Bucket=store.name, Key="k")
+        except StorageError as refusal:
+            return error_code(refusal)
+        return "found"
+
+    def is_wrong_by(seconds: float) -> None:
+        client._signer._now = lambda: time.time() + seconds
+        # All that were signed before the storage was heard are refused, and each is worth another try.
+        with ThreadPoolExecutor(4) as pool:
+            told = list(pool.map(lambda _: look(), range(4)))
+        assert "RequestTimeTooSkewed" in told
+        assert set(told) <= {"RequestTimeTooSkewed", "found"}
+        assert look() == "found"
+
+    is_wrong_by(hours * 3600)
+    is_wrong_by(0)  # it was set right
+
+
+def test_a_refusal_is_no_word_about_the_clock_unless_the_clocks_differ(store: Bucket) -> None:
+    client = lean()
+    client._signer._credentials = lambda: Credentials("nobody", "secret", None)
+    with pytest.raises(StorageError) as refusal:
+        client.head_object(Bucket=store.name, Key="k")
+    assert error_code(refusal.value) == "403"
+    assert not client._signer.heed("no date", "20261124T010203Z")
 
 
 @pytest.mark.parametrize("key", ODD_KEYS[:-1])
@@ -189,9 +225,10 @@ def test_both_clients_get_over_what_passes(
     assert ours is (transport == "auto")
 
 
-def test_an_abandoned_job_stops_within_a_body(store: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["auto", "boto3"])
+def test_an_abandoned_job_stops_within_a_body(store: Bucket, tmp_path: Path, transport: str) -> None:
     (tmp_path / "file").write_bytes(bytes(8 << 20))
-    client, asked = lean(), []
+    engine_store, asked = Store(factory(transport=transport), Gate(lambda: True), max_tries=4), []
 
     def ask() -> None:
         asked.append(1)
@@ -199,15 +236,19 @@ def test_an_abandoned_job_stops_within_a_body(store: Bucket, tmp_path: Path) -> 
             raise CanceledTransfer("abandoned")
 
     with (tmp_path / "file").open("rb") as file:
-        body = Body(Slice(file.fileno(), 0, 8 << 20), ask)
+        piece = Slice(file.fileno(), 0, 8 << 20)
+        piece.crc32()
+        piece.verify = ask
         with pytest.raises(CanceledTransfer):
-            client.put_object(Bucket=store.name, Key="x", Body=body, ContentLength=len(body))
+            engine_store.put(store.name, "x", piece, {})
+    assert len(asked) == 4
     assert store.names() == set()
 
 
+@pytest.mark.parametrize("transport", ["auto", "boto3"])
 @pytest.mark.parametrize("shrinks", [True, False])
 def test_a_file_that_changes_or_shrinks_on_its_way_is_not_stored(
-    store: Bucket, tmp_path: Path, shrinks: bool
+    store: Bucket, tmp_path: Path, shrinks: bool, transport: str
 ) -> None:
     path, asked = tmp_path / "file", []
     path.write_bytes(bytes(8 << 20))
@@ -219,10 +260,14 @@ def test_a_file_that_changes_or_shrinks_on_its_way_is_not_stored(
                 raise SourceChanged("it changed")
             os.truncate(path, 100)
 
+    engine_store = Store(factory(transport=transport), Gate(lambda: True), max_tries=4)
     with path.open("rb") as file:
-        body = Body(Slice(file.fileno(), 0, 8 << 20, verify), lambda: None)
+        piece = Slice(file.fileno(), 0, 8 << 20)
+        piece.crc32()
+        piece.verify = verify
         with pytest.raises(SourceChanged):
-            lean().put_object(Bucket=store.name, Key="x", Body=body, ContentLength=len(body))
+            engine_store.put(store.name, "x", piece, {})
+    assert len(asked) < 10  # at once: another try would send the same
     assert store.names() == set()
 
 

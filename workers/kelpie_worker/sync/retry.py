@@ -10,13 +10,16 @@ from typing import TypeVar
 
 import structlog
 
+from kelpie.errors import KelpieError
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.sync.describe import describe, error_code, error_status, is_bad_certificate
 from kelpie_worker.sync.errors import (
+    CanceledTransfer,
     DamagedTransfer,
     NotSupported,
     ObjectChanged,
     OutOfReach,
+    SourceChanged,
     StorageError,
     SyncError,
     UploadGone,
@@ -78,6 +81,8 @@ def with_retries(
         except Exception as error:
             if not isinstance(error, _failures()):
                 raise
+            if (raised := _raised_by_body(error)) is not None:
+                raise raised from None
             gate.check()  # a transfer that the gate cut off looks like a broken connection
             if _failed_condition(error):
                 raise ObjectChanged(f"{what}: the object was replaced meanwhile") from None
@@ -107,6 +112,14 @@ def _failures() -> tuple[type[Exception], ...]:
     return (BotoCoreError, ClientError, DamagedTransfer, StorageError, *_NETWORK)
 
 
+def _raised_by_body(error: Exception) -> KelpieError | None:
+    """What reading the body raised (the file changed, the job was abandoned): boto3 takes that for a failure
+    of its own client, which would be tried again in vain."""
+    inner = getattr(error, "kwargs", {}).get("error")
+    ours = isinstance(inner, (CanceledTransfer, SourceChanged, SyncError))
+    return inner if ours else None
+
+
 def _failed_condition(error: Exception) -> bool:
     return error_status(error) == 412 or error_code(error) in {"PreconditionFailed", "412"}
 
@@ -117,6 +130,7 @@ def _is_transient(error: Exception) -> bool:
     )
     from botocore.exceptions import (
         CredentialRetrievalError,
+        FlexibleChecksumError,
         HTTPClientError,
         IncompleteReadError,
         ResponseStreamingError,
@@ -128,6 +142,7 @@ def _is_transient(error: Exception) -> bool:
         IncompleteReadError,
         ResponseStreamingError,
         CredentialRetrievalError,
+        FlexibleChecksumError,  # the bytes were altered on their way down
     )
     if is_bad_certificate(error):
         return False

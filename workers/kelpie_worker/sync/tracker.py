@@ -99,6 +99,7 @@ class Tracker:
             change = self._active.get(name)
             if change is not None:
                 change.again = True
+                self._resize(change, size)  # the version that follows counts, not the one on its way
                 return
             change = self._dirty.get(name)
             if change is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,10 +22,13 @@ _local = threading.local()
 
 
 def block_buffer() -> memoryview:
-    """This thread's own buffer of one block."""
+    """This thread's own buffer of one block.
+
+    It is mapped, so that a thread which moves small files only takes no more memory than these need.
+    """
     buffer: memoryview | None = getattr(_local, "buffer", None)
     if buffer is None:
-        buffer = _local.buffer = memoryview(bytearray(BLOCK))
+        buffer = _local.buffer = memoryview(mmap.mmap(-1, BLOCK))
     return buffer
 
 

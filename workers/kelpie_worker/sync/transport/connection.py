@@ -6,6 +6,7 @@ call. Every failure of the network is a ConnectionError, also a connection that 
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import select
@@ -76,7 +77,7 @@ class Connection:
         self._tls = address.tls is not None
         self._arrivals = select.poll()
         self._arrivals.register(made, select.POLLIN)
-        self._bytes = bytearray(_HEAD_LIMIT)
+        self._bytes = mmap.mmap(-1, _HEAD_LIMIT)  # takes memory only where something has arrived
         self._buffer = memoryview(self._bytes)
         self._start = self._end = 0  # what has arrived and was not read yet
 
