@@ -113,7 +113,7 @@ def size(number: float) -> str:
 
 def short(name: str) -> str:
     """A name for a column: of a UUID its beginning."""
-    return f"{name[:13]}…" if _UUID.fullmatch(name) else name
+    return f"{name[:8]}…" if _UUID.fullmatch(name) else name
 
 
 def visible(text: str) -> str:
