@@ -54,6 +54,7 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_app_template_filter(lasted, "lasted")
     blueprint.add_app_template_filter(about, "about")
     blueprint.add_app_template_filter(count, "count")
+    blueprint.add_app_template_filter(figure, "figure")
     blueprint.add_app_template_filter(size, "size")
     blueprint.add_app_template_filter(short, "short")
     blueprint.add_app_template_filter(visible, "visible")
@@ -100,6 +101,11 @@ def about(ms: float) -> str:
 def count(number: int) -> str:
     """A count with its thousands apart."""
     return f"{number:,}"
+
+
+def figure(number: float) -> str:
+    """A number of any kind: whole ones with their thousands apart, others with six digits."""
+    return f"{number:,.0f}" if number == int(number) and abs(number) < 1e15 else f"{number:.6g}"
 
 
 def size(number: float) -> str:
