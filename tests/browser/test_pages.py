@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.api import ApiServer, ApiUser
@@ -15,6 +16,7 @@ from tests.browser.test_controls import press
 from tests.factories import job_body
 
 
+@pytest.mark.timeout(400)
 def test_axe_finds_nothing_on_any_page_in_either_theme_and_none_is_wider_than_a_phone(
     browser: Browser, api_server: ApiServer, api: ApiUser
 ) -> None:

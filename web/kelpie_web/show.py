@@ -52,6 +52,7 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_app_template_filter(time, "time")
     blueprint.add_app_template_filter(ago, "ago")
     blueprint.add_app_template_filter(lasted, "lasted")
+    blueprint.add_app_template_filter(about, "about")
     blueprint.add_app_template_filter(count, "count")
     blueprint.add_app_template_filter(figure, "figure")
     blueprint.add_app_template_filter(size, "size")
@@ -90,6 +91,11 @@ def lasted(ms: float | None) -> str:
             rest = seconds % size // smaller
             return f"{seconds // size} {unit}" + (f" {rest} {under}" if rest else "")
     return f"{seconds} s"
+
+
+def about(ms: float) -> str:
+    """An estimate of a duration: of more than a minute in whole ones."""
+    return lasted(ms if ms < 60_000 else 60_000 * round(ms / 60_000))
 
 
 def count(number: int) -> str:
