@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint types check docs site screenshots bench bench-sync walk simulate mutants durability lock clean sync-faults faults bench-goodput \
-  deploy-lint deploy-check images-check
+  deploy-lint deploy-check images-check worker-binary
 
 demo: $(VENV)/demo.done  ## Set up, then run a real job whose node is killed half-way
 	$(BIN)/kelpie demo
@@ -34,7 +34,7 @@ screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
-	for name in peers http_api scale dashboard polls latency recovery worker_memory; do \
+	for name in peers http_api scale dashboard polls latency recovery worker_cost; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory
@@ -89,6 +89,10 @@ $(VENV)-deploy/promtool: $(VENV)-deploy/done
 	  dpkg-deb --extract prometheus_*.deb package && rm prometheus_*.deb && \
 	  ln -sf package/usr/bin/promtool promtool; fi
 	touch -h $@
+
+worker-binary: $(VENV)/dev.done  ## A worker for images without Python, in build/; run in one (needs root)
+	$(BIN)/python workers/build_binary.py build
+	KELPIE_WORKER_BINARY=build/kelpie-worker $(BIN)/python -m pytest -s tests/system/worker_binary.py
 
 # An installed lock is remembered by a file, so that a second run starts at once.
 $(VENV)/%.done: %.lock pyproject.toml web/package-lock.json web/build_assets.py

@@ -48,6 +48,7 @@ def job(job_id: str) -> Response:
         else ((), None)
     )
     wire = shown(found)
+    progress = store.progress([found]).get(job_id)
     return page(
         "job.html",
         job=found,
@@ -56,6 +57,8 @@ def job(job_id: str) -> Response:
             wire | {"attempts": [one.to_wire() for one in attempts]}, indent=2, ensure_ascii=False
         ),
         attempts=attempts,
+        progress=progress,
+        eta=progress.eta(found.attempt, wall_ms()) if progress and found.held else None,
         uploads=store.upload_backlog(job_id, user_id=owner()) if found.held else None,
         timeline=timeline(attempts, created=found.created, now=wall_ms()),
         deliveries=deliveries,

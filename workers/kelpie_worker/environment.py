@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from kelpie_worker.gpus import VARIABLE
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.progress_file import progress_file
 from kelpie_worker.settings import Settings
 
 WORKER_SECRETS = frozenset(
@@ -66,7 +68,12 @@ def command_environment(job: LeasedJob, settings: Settings, container: Mapping[s
         "KELPIE_JOB_ID": job.id,
         "KELPIE_ATTEMPT": str(job.attempt),
         "KELPIE_STATE_FILE": str(settings.state_file.absolute()),
+        "KELPIE_PROGRESS_FILE": str(progress_file(settings.state_file)),
     }
+    if settings.slot:
+        facts["KELPIE_SLOT"] = str(settings.slot)
+        if VARIABLE in container:  # the slot's share: a job that names GPUs would take another slot's
+            facts[VARIABLE] = container[VARIABLE]
     return inherited | folders | dict(job.environment) | facts
 
 

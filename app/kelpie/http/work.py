@@ -66,6 +66,7 @@ def heartbeat(job_id: str, json: HeartbeatBody) -> Answer:
         _holder(job_id, json),
         user_id=scope(),
         backlog=None if said is None else UploadBacklog(said.files, said.bytes, said.oldest_s),
+        progress=None if json.progress is None else json.progress.report,
     )
     return {
         "status": reply.status.value,

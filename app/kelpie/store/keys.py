@@ -27,6 +27,9 @@ kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder
                                               absence is what stale looks like from outside
 kelpie:{queue}:backlog:<id>           string  what waits for its upload on the job's node: files, bytes, age
                                               of the oldest in s, with blanks; TTL: the lease time
+kelpie:{queue}:progress:<id>          string  what its command last said of its progress: when it was told in
+                                              ms, attempt, and the report as JSON; see progress.py; 8 KiB at
+                                              most, and only of jobs that say something
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
@@ -350,6 +353,10 @@ class QueueKeys:
     def backlog(self, job_id: str) -> str:
         """What waits for its upload on the job's node."""
         return f"{self.prefix}backlog:{job_id}"
+
+    def progress(self, job_id: str) -> str:
+        """What the job's command said of its progress."""
+        return f"{self.prefix}progress:{job_id}"
 
     def bans(self, node: str) -> str:
         """The live jobs that ban a node."""

@@ -68,6 +68,7 @@ def _rclone(operation: str, folder: str, bucket: str, prefix: str, _: Mapping[st
 
 def _rclone_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {
+        "AWS_CA_BUNDLE": "",  # which it cannot obey, and refuses to start with
         "RCLONE_CONFIG": os.devnull,
         "RCLONE_CONFIG_S_TYPE": "s3",
         "RCLONE_CONFIG_S_PROVIDER": "Other",

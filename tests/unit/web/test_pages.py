@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from markupsafe import escape
 
 from kelpie.http.context import services
-from kelpie.job import iso
+from kelpie.job import Holder, iso
+from kelpie.progress import ProgressReport
 from kelpie.store import Store
 from kelpie.store.history import Sample
 from kelpie.store.keys import QueueKeys, history
@@ -219,6 +221,24 @@ def test_sizes_are_told_in_the_unit_that_fits(number: float, words: str) -> None
     assert show.size(number) == words
 
 
+def test_the_page_of_a_job_shows_progress_and_metrics_as_text(store: Store, log_in: LogIn) -> None:
+    browser = log_in()
+    [job] = store.submit(browser.user_id, [spec()])
+    address = f"/ui/jobs/{job.id}"
+    assert "<progress" not in browser.client.get(address).text
+    lease = store.lease(browser.user_id, job.spec.container_group_id, "a", "")
+    assert lease is not None
+    name = "<script>alert(1)</script>"
+    said = ProgressReport(0.4215, 4215, 10_000, {name: 0.5}, checkpoint_age_s=3, rate=0.01)
+    store.heartbeat(job.id, Holder("a", lease.secret), progress=said)
+    text = browser.client.get(address).text
+    assert '<progress class="w-100" max="1" value="0.4215"' in text
+    assert "4,215 of 10,000" in text
+    assert "May be done" in text
+    assert name not in text
+    assert f'data-metric="{escape(name)}">0.5<' in text
+
+
 def test_the_day_is_told_from_samples_and_says_since_when_they_are(
     store: Store, log_in: LogIn, admin: Browser
 ) -> None:
@@ -256,3 +276,15 @@ def test_the_day_is_told_from_samples_and_says_since_when_they_are(
     text, figures = shown(ada)
     assert "The last 24 hours" in text
     assert figures["ended well"] == "780"
+
+
+def test_the_reference_tells_every_call_and_model_and_leads_nowhere_else(app: Flask, log_in: LogIn) -> None:
+    text = log_in().client.get("/ui/api").text
+    document = app.test_client().get("/openapi.json").get_json()
+    told = set(re.findall(r'<details class="call" id="(\w+)"', text))
+    assert told == {one["operationId"] for path in document["paths"].values() for one in path.values()}
+    places = set(re.findall(r'id="(model-\w+)"', text))
+    assert places == {f"model-{name}" for name in document["components"]["schemas"]}
+    assert set(re.findall(r'href="#(model-\w+)"', text)) <= places
+    assert "POST /jobs/{job_id}/prioritize" in text
+    assert "integer, 0…255" in text

@@ -365,3 +365,14 @@ def test_a_defect_counts_as_a_failure_and_harms_nothing_else(
 def test_the_command_finds_itself_in_the_state_file(case: Case) -> None:
     case.run('grep -q "\\"id\\": \\"$KELPIE_JOB_ID\\", \\"status\\": \\"running\\"" "$KELPIE_STATE_FILE"')
     assert case.queue.reports == [("completed", "job-1")]
+
+
+def test_what_a_command_says_of_its_progress_is_told_before_its_end(case: Case) -> None:
+    script = 'echo \'{"step": 7, "total": 7, "metrics": {"loss": 0.5}}\' >> "$KELPIE_PROGRESS_FILE"'
+    assert case.run(script) is State.DONE
+    [told] = case.queue.progress
+    assert (told.step, told.fraction, told.metrics) == (7, 1.0, {"loss": 0.5})
+    assert [path.name for path in case.folder.iterdir()] == ["state.json"]
+    assert case.run('echo nonsense > "$KELPIE_PROGRESS_FILE"') is State.DONE
+    assert [report[0] for report in case.queue.reports] == ["completed", "completed"]
+    assert len(case.queue.progress) == 1

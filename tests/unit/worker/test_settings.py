@@ -99,7 +99,7 @@ def test_every_setting_has_a_name_and_a_help_and_is_in_the_table() -> None:
     names = [name for row in rows for name in row.env]
     assert len(set(names)) == len(names)
     assert all(row.env and row.help.endswith(".") for row in rows)
-    assert len(rows) == len(dataclasses.fields(Settings)) - 1 + len(dataclasses.fields(Settings().sync))
+    assert len(rows) == len(dataclasses.fields(Settings)) - 2 + len(dataclasses.fields(Settings().sync))
 
 
 def test_allowed_roots_are_a_list_of_paths() -> None:
