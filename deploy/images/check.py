@@ -2,8 +2,8 @@
 
 buildah (chroot isolation, no daemon) builds the Dockerfiles on a Debian that debootstrap makes, given as
 their ``BASE``. What comes out is then run as a container runtime would with ``--read-only --user 10001``: its
-root mounted read-only, /tmp (and a node's /work) writable, no privilege left, no new one to be had. The API, the
-platform and a node run so; Valkey and S3 are those of `kelpie up`.
+root mounted read-only, /tmp (and a node's /work) writable, no privilege left, no new one to be had. The API,
+the platform and a node run so; Valkey and S3 are those of `kelpie up`.
 
 Needs root, buildah, debootstrap, util-linux, and Debian's and Python's package archives. Takes some minutes.
 """
@@ -111,6 +111,10 @@ class Images:
         """The root of a container of the image."""
         container = self.buildah("from", image)
         return Path(self.buildah("mount", container))
+
+    def close(self) -> None:
+        """Unmount and remove every container; the images stay."""
+        self.buildah("rm", "--all")
 
     def config(self, image: str, field: str) -> str:
         """What the image says of itself."""
@@ -240,19 +244,28 @@ def run_a_job(server: Path, worker: Path, folder: Path) -> None:
                 "KELPIE_API_KEY": key,
                 "KELPIE_CONTAINER_GROUP_ID": "images",
                 "KELPIE_NOTICES": "none",
+                "KELPIE_DELETION_COST": "false",
                 "KELPIE_IMDS_URL": "http://127.0.0.1:9",
             },
             work=work,
         )
         with Client(url, key) as user_client:
             job = user_client.submit(
-                ["sh", "-c", "id -u; ! touch /root-is-writable 2>/dev/null && mkdir out && id -u > out/uid"],
+                [
+                    "sh",
+                    "-c",
+                    "id -u; ! touch /root-is-writable 2>/dev/null && mkdir -p out && id -u > out/uid",
+                ],
                 queue="images",
                 after=["out:s3://images/out/"],
+                max_failures=1,
             )
-            done = user_client.wait(job.id, WAIT_S)
-        if done.status is not JobStatus.COMPLETED:
-            raise SystemExit(f"the job is {done.status}; the node said:\n{node.log.read_text()}")
+            try:
+                done = user_client.wait(job.id, WAIT_S)
+            except TimeoutError:
+                done = user_client.job(job.id)
+            if done.status is not JobStatus.COMPLETED:
+                raise SystemExit(f"the job is {done.status}; the node said:\n{node.log.read_text()}")
         uid = s3.client().get_object(Bucket="images", Key="out/uid")["Body"].read().decode().strip()
         if uid != str(UID):
             raise SystemExit(f"the job ran as user {uid}, not as {UID}")
@@ -268,9 +281,18 @@ def main() -> int:
     for program in ("buildah", "debootstrap", "unshare"):
         if shutil.which(program) is None:
             sys.exit(f"{program} is missing: apt-get install buildah debootstrap util-linux")
-    images = Images(folder / "storage")
     archive = folder / f"{SUITE}.tar"
     debootstrap(archive)
+    images = Images(folder / "storage")
+    try:
+        check(images, archive)
+    finally:
+        images.close()
+    return 0
+
+
+def check(images: Images, archive: Path) -> None:
+    """Build and look at every image, run a job through them. SystemExit says what is wrong."""
     images.make_base(archive)
     roots: dict[str, Path] = {}
     for name in ("server", "worker"):
@@ -300,7 +322,6 @@ def main() -> int:
     if "KELPIE_API_URL" not in said:
         sys.exit(f"the worker does not run in the image of others:\n{said}")
     print(f"{example}: the worker runs in an image of others, {size_mib(root):.0f} MiB")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A Deployment knows no stopped state; one without replicas is what is called stop
 
 Which pod goes when a Deployment shrinks is decided by Kubernetes, cheapest first by the annotation
 ``controller.kubernetes.io/pod-deletion-cost``. So before it shrinks, each pod is told whether it has a job.
+What a busy pod says of itself is left: its worker knows better what its end would lose.
 """
 
 from __future__ import annotations
@@ -87,10 +88,11 @@ class KubernetesProvider:
         """Tell Kubernetes which pods have a job, where it does not know."""
         busy = self._busy(group.id)
         for name, _, notes in self._pods(group):
-            cost = str(BUSY_COST if name in busy else IDLE_COST)
-            if notes.get(COST, str(IDLE_COST)) == cost:
+            known = _whole(notes.get(COST))
+            if (known > IDLE_COST) if name in busy else (known == IDLE_COST):
                 continue
-            body = {"metadata": {"annotations": {COST: cost}}}
+            cost = BUSY_COST if name in busy else IDLE_COST
+            body = {"metadata": {"annotations": {COST: str(cost)}}}
             path = f"/api/v1/namespaces/{self._namespace}/pods/{segment(name)}"
             try:
                 self._cloud.call("PATCH", path, body, content_type=MERGE_PATCH)
@@ -123,6 +125,11 @@ class KubernetesProvider:
             replicas=replicas,
             current=current,
         )
+
+
+def _whole(text: str | None) -> int:
+    """A cost as it was written; one that is no number counts as none."""
+    return int(text) if text is not None and text.lstrip("-").isdecimal() else IDLE_COST
 
 
 def _items(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:

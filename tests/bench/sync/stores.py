@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,15 @@ from tests.waiting import wait_until
 
 SOURCE = Path(__file__).with_name("null_store.c")
 BUCKET = "bench"
+_NEXT_BUCKET = """
+import sys, boto3
+s3, (new, *old) = boto3.client("s3"), sys.argv[1:]
+for bucket in old:
+    s3.delete_bucket(Bucket=bucket)
+s3.create_bucket(Bucket=new)
+s3.put_object(Bucket=new, Key="first")  # this server takes its time over the first object of a bucket
+s3.delete_object(Bucket=new, Key="first")
+"""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,8 @@ class Storage:
     name: str
     environment: Mapping[str, str]
     keeps: bool  # whether it gives back what it was sent
+    fresh_bucket: Callable[[], str] = lambda: BUCKET
+    """The name of a bucket that is empty; the one before is gone then, and its space with it."""
 
 
 class NoCompiler(RuntimeError):
@@ -82,17 +94,21 @@ def real_server(home: Path, *, tls: bool) -> Iterator[Storage]:
     """SeaweedFS with a bucket."""
     certificate, key = certificate_of(home)
     with _TlsServer(home / "s3", certificate, key) as server:
-        # in a process of its own: loading boto3 here would show in the memory of every child
-        subprocess.run(
-            [sys.executable, "-c", f"import boto3; boto3.client('s3').create_bucket(Bucket={BUCKET!r})"],
-            env=os.environ | server.environment,
-            check=True,
-        )
+        numbers = itertools.count()
+
+        def fresh_bucket() -> str:
+            # in a process of its own: loading boto3 here would show in the memory of every child
+            number = next(numbers)
+            names = [f"{BUCKET}-{number}", f"{BUCKET}-{number - 1}"]
+            argv = [sys.executable, "-c", _NEXT_BUCKET, *names[: 1 + bool(number)]]
+            subprocess.run(argv, env=os.environ | server.environment, check=True)
+            return names[0]
+
         environment = dict(server.environment)
         if tls:
             environment["AWS_ENDPOINT_URL_S3"] = f"https://localhost:{server.tls_port}"
             environment["AWS_CA_BUNDLE"] = str(certificate)
-        yield Storage("real server", environment, keeps=True)
+        yield Storage("real server", environment, keeps=True, fresh_bucket=fresh_bucket)
 
 
 def _compiled(home: Path) -> Path:

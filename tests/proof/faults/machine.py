@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,17 @@ class Machine:
     """One worker process at a time. ``id`` is another one after the machine was lost."""
 
     def __init__(
-        self, name: str, root: Path, environment: Mapping[str, str], *, library: Path, mounts: bool
+        self,
+        name: str,
+        root: Path,
+        environment: Mapping[str, str],
+        *,
+        launch: Callable[..., subprocess.Popen[bytes]],
+        library: Path,
+        mounts: bool,
     ) -> None:
-        """``environment``: what every node is told; its addresses are led through links."""
+        """``environment``: what every node is told; its addresses are led through links. ``launch`` starts a
+        process that dies with the run."""
         self.name = name
         self.killed_commands: set[tuple[str, int]] = set()
         """(job, attempt) of the commands that got a SIGKILL from outside."""
@@ -46,6 +54,7 @@ class Machine:
         self.process: subprocess.Popen[bytes] | None = None
         self._root = root
         self._environment = environment
+        self._launch = launch
         self._library = library
         self._mounts = mounts
         self._generation = 0
@@ -77,16 +86,8 @@ class Machine:
             "KELPIE_TEMP_DIR": temporary,
         }
         self._log_start = self.log.stat().st_size
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "kelpie.cli", "worker"],
-                cwd=self.disk.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        argv = [sys.executable, "-m", "kelpie.cli", "worker"]
+        self.process = self._launch(argv, log=self.log, env=environment, cwd=self.disk.folder)
 
     @property
     def running(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 import uuid
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import urllib3
 
-from kelpie.embedded.processes import Server
+from kelpie.embedded.processes import Server, spawn
 from kelpie.embedded.s3 import S3Server
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError
@@ -33,8 +34,9 @@ class Servers:
 
     def __init__(self, directory: Path) -> None:
         self._stack = ExitStack()
-        # A server dies with the thread that started it (see kelpie/embedded/launcher.py): these stay.
+        # A process dies with the thread that started it (see kelpie/embedded/launcher.py): these stay.
         self._keepers = self._stack.enter_context(ThreadPoolExecutor(2, "keeper"))
+        self._launcher = self._stack.enter_context(ThreadPoolExecutor(1, "launcher"))
         self.broker = self._stack.enter_context(ValkeyServer(directory / "valkey"))
         self.api = self._stack.enter_context(ApiServer(self.broker.url, directory / "api"))
         self.s3 = self._stack.enter_context(S3Server(directory / "s3"))
@@ -45,6 +47,10 @@ class Servers:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def launch(self, argv: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        """A process that dies with this one, whichever thread asks for it."""
+        return self._launcher.submit(spawn, argv, **how).result()
 
     def restart(self, server: Server) -> None:
         """Until it serves: the API ends at its start while Valkey is away."""
@@ -94,7 +100,7 @@ class Site:
             **servers.s3.environment,
         }
         self.machines = [
-            Machine(f"node{number}", root, environment, library=library, mounts=mounts)
+            Machine(f"node{number}", root, environment, launch=servers.launch, library=library, mounts=mounts)
             for number in range(nodes)
         ]
 

@@ -39,6 +39,7 @@ class Cloud:
         self.asked: list[tuple[str, str]] = []  # method and path
         self.types: list[str] = []  # content types of bodies
         self.faults: list[Fault] = []
+        self.down: set[str] = set()  # whatever is asked for at a path with this in it is answered 503
         self.url = ""
 
     def serve(self, method: str, path: str, query: dict[str, list[str]], headers: Any, body: Any) -> Reply:
@@ -198,6 +199,8 @@ def served(cloud: Cloud, tls: Path | None = None) -> Iterator[None]:
             if raw:
                 cloud.types.append(self.headers.get("Content-Type", ""))
             fault = cloud.faults.pop(0) if cloud.faults else None
+            if any(word in parts.path for word in cloud.down):
+                fault = Fault(503)
             status, answer, headers = 0, None, dict[str, str]()
             if fault is None or fault.acts:
                 query = parse_qs(parts.query)

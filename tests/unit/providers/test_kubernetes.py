@@ -12,6 +12,7 @@ from kelpie.config import Settings
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import NotFoundError
 from kelpie.providers import KubernetesProvider, Provider, ProviderError, make_provider
+from kelpie.providers.kubernetes import COST
 from kelpie.scaling import ContainerGroup, GroupState
 from kelpie.store import Store
 from tests.factories import spec
@@ -108,11 +109,16 @@ def test_pods_without_a_job_go_first(cluster: Kubernetes, provider: Provider, st
     store.rules.create(user.id, group, min_replicas=0, max_replicas=9, idle_threshold_seconds=0)
     store.submit(user.id, [spec(container_group_id=group_id)] * 2)
     pods = cluster.of("sims")
+    notes = {pod: cluster.pods[pod]["metadata"]["annotations"] for pod in pods}
+    notes[pods[0]][COST] = "999999999"  # of the job that it had before
+    notes[pods[3]][COST] = "4711"  # its worker says so itself
     # The newest two, which would go first if all cost the same.
     for pod in pods[2:]:
         assert store.lease(user.id, group_id, pod, uuid.uuid4().hex) is not None
     provider.scale(group, 2)
     assert cluster.of("sims") == pods[2:]
+    assert int(notes[pods[2]][COST]) > 0
+    assert notes[pods[3]][COST] == "4711"
 
 
 def test_growing_tells_pods_nothing(cluster: Kubernetes, provider: Provider) -> None:

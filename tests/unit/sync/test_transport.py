@@ -119,7 +119,13 @@ def test_a_refusal_is_no_word_about_the_clock_unless_the_clocks_differ(store: Bu
     with pytest.raises(StorageError) as refusal:
         client.head_object(Bucket=store.name, Key="k")
     assert error_code(refusal.value) == "403"
-    assert not client._signer.heed("no date", "20261124T010203Z")
+    assert not client._signer.heed("no date", "20261124T010203Z", 0.0)
+
+
+def test_a_refusal_at_the_end_of_a_slow_upload_says_nothing_of_clocks() -> None:
+    signer = Signer(lambda: Credentials("AKID", "secret", None), "r")
+    assert not signer.heed("Tue, 24 Nov 2026 01:12:03 GMT", "20261124T010203Z", 600.0)
+    assert signer.heed("Tue, 24 Nov 2026 01:12:03 GMT", "20261124T010203Z", 1.0)
 
 
 @pytest.mark.parametrize("key", ODD_KEYS[:-1])

@@ -276,3 +276,15 @@ def test_the_day_is_told_from_samples_and_says_since_when_they_are(
     text, figures = shown(ada)
     assert "The last 24 hours" in text
     assert figures["ended well"] == "780"
+
+
+def test_the_reference_tells_every_call_and_model_and_leads_nowhere_else(app: Flask, log_in: LogIn) -> None:
+    text = log_in().client.get("/ui/api").text
+    document = app.test_client().get("/openapi.json").get_json()
+    told = set(re.findall(r'<details class="call" id="(\w+)"', text))
+    assert told == {one["operationId"] for path in document["paths"].values() for one in path.values()}
+    places = set(re.findall(r'id="(model-\w+)"', text))
+    assert places == {f"model-{name}" for name in document["components"]["schemas"]}
+    assert set(re.findall(r'href="#(model-\w+)"', text)) <= places
+    assert "POST /jobs/{job_id}/prioritize" in text
+    assert "integer, 0…255" in text

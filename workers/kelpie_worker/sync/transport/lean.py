@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -258,6 +259,7 @@ class LeanClient:
     def _exchange(
         self, operation: _Operation, address: Address, head: bytes, body: Body | None, signed: str
     ) -> dict[str, Any]:
+        began = time.monotonic()
         connection = self._connections.take(address)
         try:
             try:
@@ -277,7 +279,8 @@ class LeanClient:
             connection.close()
             raise
         self._release(address, connection, answer)
-        if answer.status == 403 and self._signer.heed(answer.headers.get("date", ""), signed):
+        took_s = time.monotonic() - began
+        if answer.status == 403 and self._signer.heed(answer.headers.get("date", ""), signed, took_s):
             log.warning("the clock of this machine is wrong", storage_says=answer.headers["date"])
             raise StorageError(403, "RequestTimeTooSkewed", "signed anew by the storage's clock")
         return _understood(operation, answer, data)

@@ -66,18 +66,20 @@ class Signer:
         )
         return signed
 
-    def heed(self, date: str, signed: str) -> bool:
+    def heed(self, date: str, signed: str, took_s: float) -> bool:
         """Sign by the storage's clock from now on, if that is far from what was signed by; whether it is.
 
         ``date`` is that of the answer to a request that was refused, ``signed`` the ``x-amz-date`` of the
-        request. A machine whose clock is wrong, or jumps, has its jobs go on: the storage believes its own
+        request, ``took_s`` the time between the two: a refusal at the end of a slow upload says nothing of
+        clocks. A machine whose clock is wrong, or jumps, has its jobs go on: the storage believes its own
         clock alone.
         """
         try:
             theirs = parsedate_to_datetime(date).timestamp()
         except ValueError:
             return False
-        if abs(theirs - datetime.strptime(signed, _MOMENT).replace(tzinfo=UTC).timestamp()) <= _BORNE_SKEW_S:
+        ours = datetime.strptime(signed, _MOMENT).replace(tzinfo=UTC).timestamp() + took_s
+        if abs(theirs - ours) <= _BORNE_SKEW_S:
             return False
         self._behind_s = theirs - self._now()
         return True
