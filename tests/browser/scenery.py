@@ -70,7 +70,8 @@ def paint(user: ApiUser) -> Scenery:
     running = submit(arguments=["relax.py", "--steps", "90000"], labels=labels, sync=sync)
     report(user, lease(user, group, "node-a"), "failed", exit_code=137, reason="killed by SIGKILL")
     report(user, lease(user, group, "node-b"), "released")
-    report(user, lease(user, group, "node-c"), "heartbeat")
+    progress = {"fraction": 0.4, "step": 36_000, "total": 90_000, "metrics": {"energy": -1.52}}
+    report(user, lease(user, group, "node-c"), "heartbeat", progress=progress)
     pending = submit(
         arguments=["relax.py", "--seed", "7"], labels=labels, webhook="http://127.0.0.1:9/hook?t=secret"
     )

@@ -75,9 +75,10 @@ def story(user: ApiUser, group: str) -> str:
     report(user, failing, "heartbeat")
     report(user, failing, "failed", exit_code=137, reason="killed by SIGKILL", out_of_memory=True)
     running = lease(user, group, "spot-us-21")
-    for _ in range(4):
+    for step in range(36_000, 52_000, 4000):
         time.sleep(1)
-        report(user, running, "heartbeat")
+        progress = {"fraction": step / 90_000, "step": step, "total": 90_000, "rate": 0.0004}
+        report(user, running, "heartbeat", progress=progress | {"metrics": {"energy": -1.5214}})
     return str(job["id"])
 
 
@@ -103,7 +104,7 @@ def main(folder: Path) -> None:
             told = story(user, scenery.group)
             person.go(f"/jobs/{told}")
             person.page.wait_for_timeout(300)
-            person.page.screenshot(path=folder / f"story-{look}.png")
+            person.page.screenshot(path=folder / f"story-{look}.png", full_page=True)
             user.ok("DELETE", f"/jobs/{told}?purge=true")  # the next one's nodes should not get it
             for title, path in pages_of(user, scenery).items():
                 person.go(path)
