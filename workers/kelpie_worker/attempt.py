@@ -192,6 +192,8 @@ class Attempt:
             return self._release()
         except NoRoomError as error:
             if not self._others_upload():
+                if self._others_filled_the_disk():
+                    return self._release()
                 return self._fail(Outcome.SYNC_FAILED, str(error))
             self._log.warning(
                 "no room for the job until outputs of earlier jobs are stored", reason=str(error)

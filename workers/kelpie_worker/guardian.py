@@ -176,6 +176,7 @@ def main() -> None:
     report = order["report"]
     os.set_inheritable(report, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_PDEATHSIG, signal.SIGCONT)  # whoever was stopped has still to end what the worker leaves
     # A supervisor may signal every process there is: ending the command is the worker's business alone.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

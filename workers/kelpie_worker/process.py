@@ -93,6 +93,8 @@ class Command:
         self._told = False
         self._gone = threading.Event()
         self._guardian, self._report = _launch(argv, env, stdout, stderr, group)
+        # from the beginning: a command may stop its guardian before that has said that it started
+        threading.Thread(target=self._keep_guarded, name=f"guard-{self._guardian.pid}", daemon=True).start()
         first = self._read()
         said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
         if first:
@@ -101,13 +103,13 @@ class Command:
             self._report.close()
             self._close_guardian()
             self._end_group()
+            self._gone.set()
             code = said.get("code", guardian.NOT_STARTED)
             raise CommandNotStartedError(f"{said['why']}: {argv[0][:200]!r}", code)
         self.pid: int = first["pid"]
         """The id of the command, of its group and of its session."""
         self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
         self._watcher.start()
-        threading.Thread(target=self._keep_guarded, name=f"guard-{self.pid}", daemon=True).start()
 
     def end(self, grace_s: float, hurry: threading.Event) -> bool:
         """SIGTERM to all that descends from it, SIGKILL to what is left after ``grace_s`` seconds.
@@ -162,11 +164,11 @@ class Command:
                 continue
             stops += 1
             if stops > MAX_STOPS:
-                _log.error("the guardian of a command is stopped again and again", pid=self.pid)
+                _log.error("the guardian of a command is stopped again and again", pid=self._guardian.pid)
                 self._guardian.kill()
                 return
             if stops == 1:
-                _log.warning("the guardian of a command was stopped; it goes on", pid=self.pid)
+                _log.warning("the guardian of a command was stopped; it goes on", pid=self._guardian.pid)
             self._guardian.send_signal(signal.SIGCONT)
 
     def _end_group(self) -> None:

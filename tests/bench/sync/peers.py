@@ -62,7 +62,7 @@ def _rclone(operation: str, folder: str, bucket: str, prefix: str, _: Mapping[st
     tuned = (
         "--transfers 16 --checkers 16 --s3-chunk-size 16M --s3-upload-cutoff 64M --s3-upload-concurrency 8"
     )
-    more = "--s3-no-head --s3-no-check-bucket --multi-thread-streams 8 --multi-thread-cutoff 64M"
+    more = "--fast-list --s3-no-head --s3-no-check-bucket --multi-thread-streams 8 --multi-thread-cutoff 64M"
     return ["rclone", "copy", "--no-check-certificate", *tuned.split(), *more.split(), *both]
 
 
@@ -70,6 +70,7 @@ def _rclone_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         "AWS_CA_BUNDLE": "",  # which it cannot obey, and refuses to start with
         "RCLONE_CONFIG": os.devnull,
+        "RCLONE_CONFIG_S_LIST_VERSION": "2",
         "RCLONE_CONFIG_S_TYPE": "s3",
         "RCLONE_CONFIG_S_PROVIDER": "Other",
         "RCLONE_CONFIG_S_ENV_AUTH": "true",

@@ -169,9 +169,10 @@ def test_without_its_data_the_command_never_starts(case: Case, step: str) -> Non
     assert not (case.folder / "up").exists()
 
 
+@pytest.mark.parametrize("notices", ["before it", "within it"])
 @pytest.mark.parametrize(("own_mib", "told"), [(0, "released"), (100, "sync_failed")])
 def test_a_disk_that_others_fill_during_the_download_is_no_failure_of_the_job(
-    case: Case, monkeypatch: pytest.MonkeyPatch, own_mib: int, told: str
+    case: Case, monkeypatch: pytest.MonkeyPatch, own_mib: int, told: str, notices: str
 ) -> None:
     folder = case.folder / "in"
     folder.mkdir()
@@ -180,7 +181,9 @@ def test_a_disk_that_others_fill_during_the_download_is_no_failure_of_the_job(
     free = iter([100 * disk.MiB, disk.MiB])  # before the download, and after it
     monkeypatch.setattr(disk, "free_bytes", lambda folder: next(free))
     case.engine.folders = [folder]
-    case.engine.fails = {"download"}
+    case.engine.fails, case.engine.full = (
+        (set(), {"job-1"}) if notices == "before it" else ({"download"}, set())
+    )
     case.run("touch up")
     assert [report[0] for report in case.queue.reports] == [told]
     assert not (case.folder / "up").exists()

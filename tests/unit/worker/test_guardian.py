@@ -168,6 +168,15 @@ def test_a_guardian_that_its_command_stops_goes_on(monkeypatch: pytest.MonkeyPat
     assert command.reap().code == 5
 
 
+def test_a_stopped_guardian_still_ends_what_a_killed_worker_leaves(worker: subprocess.Popen[str]) -> None:
+    command = run(worker, "sleep 60")
+    guardian = psutil.Process(command).parent()
+    assert guardian is not None
+    guardian.suspend()
+    worker.kill()
+    wait_until(lambda: not (alive(command) or alive(guardian.pid)), "both to end")
+
+
 def test_a_guardian_that_is_stopped_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_LOOK_S", 0.01)
     monkeypatch.setattr(process, "MAX_STOPS", 3)
@@ -175,7 +184,7 @@ def test_a_guardian_that_is_stopped_without_end_is_given_up(monkeypatch: pytest.
     wait_until(command.exited.is_set, "the command to be ended")
     command.end(0, NEVER)
     assert command.reap().guardian_killed
-    assert not alive(command.pid)
+    wait_until(lambda: not alive(command.pid), "the kernel to kill the command")
 
 
 def test_the_guardian_ends_with_its_command(tmp_path: Path) -> None:
