@@ -18,6 +18,10 @@ def render() -> str:
         "",
         "All are environment variables, read once at start; a bad value is refused by name.",
         "",
+        "A value may stand in a file instead, so that neither `docker inspect` nor a manifest shows it:",
+        "`KELPIE_ADMIN_KEY_FILE=/run/secrets/admin_key`. Every setting of the API and the platform takes",
+        "`_FILE` behind its name; of the worker `KELPIE_API_KEY`, `KELPIE_API_URL` and `SALAD_API_KEY` do.",
+        "",
     ]
     lines += [
         "## `kelpie api` and `kelpie platform`",

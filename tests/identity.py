@@ -80,7 +80,7 @@ def service(tls: Path | None = None) -> Iterator[Service]:
                 self.end_headers()
                 self.wfile.write(data)
 
-        do_GET = do_POST = handle_any  # noqa: N815 -- the names that http.server calls
+        do_GET = do_POST = do_PATCH = handle_any  # noqa: N815 -- the names that http.server calls
 
         def log_message(self, *_: object) -> None:
             """Tests read what came from ``asked``."""

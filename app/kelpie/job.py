@@ -1,7 +1,8 @@
 """What a job is: plain data, the states it can be in, and the moves between them.
 
-Imports nothing of ours and nothing outside the standard library, so the client, the server and the worker
-share it. Times are integers: milliseconds since 1970-01-01 UTC.
+Imports nothing outside the standard library, and nothing of ours but :func:`report`, which commands of jobs
+find here; so the client, the server and the worker share it. Times are integers: milliseconds since
+1970-01-01 UTC.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from kelpie.report import report as report
 
 LEASE_INTERVALS = 2
 """A lease lasts this many heartbeat intervals. Clients know this rule."""

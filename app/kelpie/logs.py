@@ -65,6 +65,8 @@ def configure(level: str = "info", stream: Any = None) -> None:
     root.handlers[:] = [handler]
     # Libraries are chatty at info and debug; ours is what the level speaks of.
     root.setLevel(max(threshold, logging.WARNING))
+    # It warns of every retry; whoever called it says what came of them.
+    logging.getLogger("urllib3").setLevel(max(threshold, logging.ERROR))
 
 
 class _Unfailing:

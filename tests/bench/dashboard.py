@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 
 from kelpie.embedded.valkey import ValkeyServer
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = parser.parse_args(arguments)
     finished, running = (5000, 100) if chosen.quick else (chosen.finished, chosen.running)
     sizes = [(1000, 100), (finished, running)]
-    rows: dict[str, list[tuple[float, int, float]]] = {name: [] for name in PAGES}
+    rows: dict[str, list[tuple[float, float, int, float]]] = {name: [] for name in PAGES}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(ValkeyServer(folder / "valkey", appendfsync="no"))
@@ -70,13 +71,14 @@ def main(arguments: Sequence[str]) -> None:
             made = size
             for name, path in PAGES.items():
                 rows[name].append(_measured(api, client, path, cookie))
-    print(
-        f"{'page':20} {'ms':>8} {'commands':>9} {'redis ms':>9}   {'ms':>8} {'commands':>9} {'redis ms':>9}"
-    )
-    for name, ((ms, commands, cpu), (many_ms, many_commands, many_cpu)) in rows.items():
+    columns = f"{'ms':>8} {'cpu ms':>8} {'commands':>9} {'redis ms':>9}"
+    print(f"{'page':20} {columns}   {columns}")
+    for name, measured in rows.items():
+        shown = "   ".join(
+            f"{ms:8.1f} {cpu:8.1f} {asked:9} {spent:9.2f}" for ms, cpu, asked, spent in measured
+        )
         print(
-            f"{name:20} {ms:8.1f} {commands:9} {cpu:9.2f}   {many_ms:8.1f} {many_commands:9} {many_cpu:9.2f}"
-            + ("" if many_ms < GOAL_MS else f"   above the goal of {GOAL_MS} ms")
+            f"{name:20} {shown}" + ("" if measured[-1][0] < GOAL_MS else f"   above the goal of {GOAL_MS} ms")
         )
 
 
@@ -108,9 +110,11 @@ def _log_in(api: ApiServer, key: str) -> str:
     return answer.headers["Set-Cookie"].partition(";")[0]
 
 
-def _measured(api: ApiServer, client: redis.Redis, path: str, cookie: str) -> tuple[float, int, float]:
-    """The median time of a page in ms; commands and time of the server that one costs."""
+def _measured(api: ApiServer, client: redis.Redis, path: str, cookie: str) -> tuple[float, float, int, float]:
+    """The median time of a page in ms; what the API and Redis spend on one."""
     times = []
+    family = [psutil.Process(api.pid), *psutil.Process(api.pid).children(recursive=True)]
+    busy_s = sum(sum(one.cpu_times()[:2]) for one in family)
     before = _spent(client)
     for _ in range(ROUNDS):
         begun = time.perf_counter()
@@ -120,6 +124,7 @@ def _measured(api: ApiServer, client: redis.Redis, path: str, cookie: str) -> tu
     after = _spent(client)
     return (
         statistics.median(times),
+        1000 * (sum(sum(one.cpu_times()[:2]) for one in family) - busy_s) / ROUNDS,
         round((after[0] - before[0]) / ROUNDS),
         (after[1] - before[1]) / ROUNDS / 1000,
     )

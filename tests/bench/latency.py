@@ -1,4 +1,4 @@
-"""Prints how long a job waits: from submit to its command, and from its node's SIGKILL to its resume.
+"""Prints how long a job waits from its submit to its command, with an idle node.
 
 Run from the repository: python -m tests.bench.latency [ROUNDS]
 """
@@ -16,8 +16,6 @@ from kelpie.embedded.valkey import ValkeyServer
 from tests.api import ApiServer
 from tests.system.fleet import Fleet
 from tests.waiting import wait_until
-
-HEARTBEAT_S = 1
 
 
 def started(folder: Path, name: str) -> float:
@@ -48,25 +46,9 @@ def main(rounds: int) -> None:
                     job = fleet.submit(f"date +%s.%N > .at-{n} && mv .at-{n} at-{n}")
                     idle.append(started(node.folder, f"at-{n}") - sent)
                     fleet.wait(job, "completed")
-                lost = []
-                for n in range(max(3, rounds // 5)):
-                    note = f"date +%s.%N > .n-{n} && mv .n-{n} n-{n}-$KELPIE_ATTEMPT"
-                    script = f"{note}; [ $KELPIE_ATTEMPT = 2 ] || sleep 60"
-                    job = fleet.submit(script, heartbeat_interval=HEARTBEAT_S)
-                    holder = fleet.holder(fleet.wait_for(job, attempt=1)["id"])
-                    started(holder.folder, f"n-{n}-1")
-                    other = fleet.node(f"spare-{n}")
-                    wait_until(
-                        lambda node=other: node.log.exists() and node.says("worker started"), "it polls"
-                    )
-                    died = time.time()
-                    holder.kill()
-                    lost.append(started(other.folder, f"n-{n}-2") - died)
-                    fleet.wait(job, "completed")
             finally:
                 fleet.close()
     show("submit to command, idle node", idle)
-    show(f"SIGKILL to resume, lease {2 * HEARTBEAT_S} s", lost)
 
 
 if __name__ == "__main__":

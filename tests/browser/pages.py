@@ -18,6 +18,7 @@ def pages_of(user: ApiUser, scenery: Scenery) -> dict[str, str]:
         "job-failed": f"/jobs/{scenery.failed}",
         "job-log": f"/jobs/{scenery.running}/log",
         "job-hostile": f"/jobs/{scenery.hostile}",
+        "job-events": f"/jobs/{scenery.failed}/events",
         "job-delete": f"/jobs/{scenery.pending}/delete",
         "submit": "/submit",
         "submit-json": f"/submit?from={scenery.running}",
@@ -26,8 +27,10 @@ def pages_of(user: ApiUser, scenery: Scenery) -> dict[str, str]:
         "groups": "/groups",
         "group": f"/groups/{number}",
         "webhooks": "/webhooks",
+        "delivery": f"/webhooks/{scenery.delivery}",
         "keys": "/keys",
         "audit": "/audit",
+        "api": "/api",
         "nowhere": "/nowhere",
     }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 
+from kelpie.store import Store
 from tests.api import ApiUser
 from tests.factories import job_body
 
@@ -22,6 +24,7 @@ class Scenery:
     completed: str
     pending: str
     hostile: str
+    delivery: str
 
 
 def lease(user: ApiUser, group: str, node: str) -> dict[str, str]:
@@ -67,9 +70,28 @@ def paint(user: ApiUser) -> Scenery:
     running = submit(arguments=["relax.py", "--steps", "90000"], labels=labels, sync=sync)
     report(user, lease(user, group, "node-a"), "failed", exit_code=137, reason="killed by SIGKILL")
     report(user, lease(user, group, "node-b"), "released")
-    report(user, lease(user, group, "node-c"), "heartbeat")
+    progress = {"fraction": 0.4, "step": 36_000, "total": 90_000, "metrics": {"energy": -1.52}}
+    report(user, lease(user, group, "node-c"), "heartbeat", progress=progress)
     pending = submit(
         arguments=["relax.py", "--seed", "7"], labels=labels, webhook="http://127.0.0.1:9/hook?t=secret"
     )
     hostile = submit(arguments=[HOSTILE], labels={"note": "<b>bold</b>"}, priority=0)
-    return Scenery(group, running, failed, completed, pending, hostile)
+    return Scenery(group, running, failed, completed, pending, hostile, _delivery(user, pending))
+
+
+def _delivery(user: ApiUser, job_id: str) -> str:
+    """A webhook that a receiver has refused once."""
+    assert user.user_id is not None
+    delivery_id = f"msg_{uuid.uuid4().hex}"
+    url = "https://hooks.example.org/kelpie?t=secret"
+    with closing(Store.connect(user.server.redis_url)) as store:
+        store.deliveries.put(
+            delivery_id,
+            user_id=user.user_id,
+            job_id=job_id,
+            event="running",
+            url=url,
+            receiver="hooks.example.org:443",
+            body="{}",
+        )
+    return delivery_id

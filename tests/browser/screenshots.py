@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
 
 from kelpie.embedded.valkey import ValkeyServer
+from kelpie.job import Holder, Outcome
+from kelpie.store import Store
+from kelpie.store.history import Sample
+from kelpie.store.keys import QueueKeys
 from tests.api import ApiServer, ApiUser
 from tests.browser.pages import pages_of
 from tests.browser.people import DESK, PHONE, Person, chromium
 from tests.browser.scenery import lease, paint, report
+from tests.factories import spec
 
 STORY_S = 2.5
 """How long each attempt of the job in the story takes; its leases last two seconds."""
@@ -24,6 +32,34 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"theme": "dark", "viewport": DESK},
     "phone": {"theme": "light", "viewport": PHONE},
 }
+
+
+def day(store: Store, user: ApiUser, group: str) -> None:
+    """A day that is over: jobs that completed, and how many there were of each kind meanwhile."""
+    assert user.user_id is not None
+    for job in store.submit(
+        user.user_id, [spec(container_group_id=group, command="python", arguments=("relax.py",))] * 180
+    ):
+        lease = store.lease(user.user_id, group, "node-b", job.id)
+        assert lease is not None
+        holder = Holder("node-b", lease.secret)
+        store.finish(lease.job.id, holder, Outcome.COMPLETED)
+    now_ms = store.events.now_ms()
+    for minute in range(24 * 60, 0, -4):
+        past = 1 - minute / (24 * 60)
+        wave = math.sin(9 * past) + 0.4 * math.sin(31 * past)
+        told = Sample(
+            pending=max(0, round(60 * (1 - past) + 14 * wave)),
+            running=max(1, round(9 + 4 * wave)),
+            leased=max(1, round(8 + 4 * wave)),
+            completed=round(180 * past + 2 * wave),
+            failed=int(past > 0.6),
+            lost_ms=round(past * 3_100_000),
+        )
+        store.histories.add({user.user_id: told}, at_ms=now_ms - minute * 60_000)
+    queue = store.find_queue(user.user_id, group)
+    assert queue is not None
+    store.redis.hincrby(QueueKeys(queue.number).counters, "lost_ms", 3_100_000)
 
 
 def story(user: ApiUser, group: str) -> str:
@@ -39,9 +75,10 @@ def story(user: ApiUser, group: str) -> str:
     report(user, failing, "heartbeat")
     report(user, failing, "failed", exit_code=137, reason="killed by SIGKILL", out_of_memory=True)
     running = lease(user, group, "spot-us-21")
-    for _ in range(4):
+    for step in range(36_000, 52_000, 4000):
         time.sleep(1)
-        report(user, running, "heartbeat")
+        progress = {"fraction": step / 90_000, "step": step, "total": 90_000, "rate": 0.0004}
+        report(user, running, "heartbeat", progress=progress | {"metrics": {"energy": -1.5214}})
     return str(job["id"])
 
 
@@ -55,6 +92,8 @@ def main(folder: Path) -> None:
         sync_playwright() as playwright,
     ):
         user = server.new_user()
+        with contextlib.closing(Store.connect(broker.url)) as store:
+            day(store, user, str(uuid.uuid4()))
         scenery = paint(user)
         browser = chromium(playwright)
         for look, how in LOOKS.items():
@@ -65,7 +104,8 @@ def main(folder: Path) -> None:
             told = story(user, scenery.group)
             person.go(f"/jobs/{told}")
             person.page.wait_for_timeout(300)
-            person.page.screenshot(path=folder / f"story-{look}.png")
+            person.page.screenshot(path=folder / f"story-{look}.png", full_page=True)
+            user.ok("DELETE", f"/jobs/{told}?purge=true")  # the next one's nodes should not get it
             for title, path in pages_of(user, scenery).items():
                 person.go(path)
                 person.page.wait_for_timeout(300)

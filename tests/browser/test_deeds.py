@@ -89,7 +89,7 @@ def test_many_jobs_are_canceled_retried_and_deleted_after_a_preview(user: Person
     page.get_by_role("button", name="Preview").click()
     expect(page.get_by_role("heading", name="Cancel 2 jobs?")).to_be_visible()
     page.get_by_role("button", name="Cancel 2 jobs").click()
-    expect(page.locator("#notice")).to_have_text("2 jobs canceled.")
+    expect(page.locator("#notice")).to_have_text("2 jobs are canceled.")
     expect(page).to_have_url(re.compile(f"group={group}"))
 
     def with_all(action: str, words: str) -> None:
@@ -99,13 +99,13 @@ def test_many_jobs_are_canceled_retried_and_deleted_after_a_preview(user: Person
         page.get_by_role("button", name=words).click()
 
     with_all("retry", "Retry 2 jobs")
-    expect(page.locator("#notice")).to_have_text("2 jobs queued again.")
+    expect(page.locator("#notice")).to_have_text("2 jobs are queued again.")
     assert {api.job(job["id"])["status"] for job in jobs} == {"pending"}
     with_all("hold", "Hold 4 jobs")
     with_all("resume", "Resume 4 jobs")
-    expect(page.locator("#notice")).to_have_text("4 jobs resumed.")
+    expect(page.locator("#notice")).to_have_text("4 jobs are resumed.")
     with_all("delete", "Delete for good 4 jobs")
-    expect(page.locator("#notice")).to_have_text("4 jobs deleted.")
+    expect(page.locator("#notice")).to_have_text("4 jobs are deleted.")
     expect(page.locator("#live")).to_contain_text("No job matches")
     assert api.request("GET", f"/jobs/{jobs[0]['id']}")[0] == 404
     user.go("/audit")

@@ -5,23 +5,33 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.api import ApiServer, ApiUser
-from tests.browser.pages import pages_of
+from tests.browser.pages import group_number, pages_of
 from tests.browser.people import DESK, PHONE, Person, person
 from tests.browser.scenery import HOSTILE, paint
+from tests.browser.test_controls import press
 from tests.factories import job_body
 
 
+@pytest.mark.timeout(400)
 def test_axe_finds_nothing_on_any_page_in_either_theme_and_none_is_wider_than_a_phone(
     browser: Browser, api_server: ApiServer, api: ApiUser
 ) -> None:
     scenery = paint(api)
     found: dict[str, list[str]] = {}
 
-    def look(one: Person, path: str) -> None:
+    def look(one: Person, path: str, then: str | None = None) -> None:
         one.go(path)
+        if then == "Preview":
+            one.page.get_by_label("Which jobs").select_option("all")
+            one.page.locator("#action").select_option("prioritize")
+        if then is not None:  # the page behind a button
+            press(one.page, then)
+            one.page.wait_for_load_state()
+            path += f", {then}"
         found[path] = one.violations()
         one.page.get_by_role("button", name="Light or dark").click()
         found[f"{path}, dark"] = one.violations("color-contrast")
@@ -36,10 +46,15 @@ def test_axe_finds_nothing_on_any_page_in_either_theme_and_none_is_wider_than_a_
         one.log_in(api.key)
         for path in pages_of(api, scenery).values():
             look(one, path)
+        look(one, f"/groups/{group_number(api, scenery.group)}", "Try it out")
+        look(one, f"/groups/{group_number(api, scenery.group)}", "Clear…")
+        look(one, "/webhooks", "Rotate the secret")
+        look(one, f"/jobs?group={scenery.group}", "Preview")
     with person(browser, api_server.url) as admin:
         admin.log_in(api_server.admin_key)
         for path in ("/users", f"/users/{api.user_id}"):
             look(admin, path)
+        look(admin, f"/users/{api.user_id}", "Delete…")
     assert {title: wrong for title, wrong in found.items() if wrong} == {}
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from playwright.sync_api import Browser, expect
 
 from kelpie.embedded.valkey import ValkeyServer
+from kelpie.store.api_keys import digest_of
+from kelpie.store.keys import session
 from tests.api import ApiServer, ApiUser
 from tests.browser.pages import pages_of
 from tests.browser.people import Person, person
 from tests.browser.scenery import lease, paint, report
+from tests.factories import job_body
+from tests.oidc import issuer
 
 
 @pytest.fixture
@@ -49,6 +55,59 @@ def test_a_session_ends_with_its_key_on_the_page_that_is_open(visitor: Person, a
     page = visitor.go("/jobs")
     api.ok("DELETE", f"/users/me/keys/{made['id']}")
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_session_that_expires_leads_to_the_log_in_and_back(
+    user: Person, api: ApiUser, api_server: ApiServer
+) -> None:
+    job = api.submit(job_body(container_group_id=f"group-{uuid.uuid4().hex[:8]}"))
+    page = user.go(f"/jobs/{job['id']}")
+    [cookie] = user.context.cookies()
+    with redis.Redis.from_url(api_server.redis_url) as client:  # as it does after KELPIE_SESSION_S
+        assert client.pexpire(session(digest_of(cookie["value"])), 1) == 1
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("heading").or_(page.get_by_label("API key")).first).to_be_visible()
+    assert api.job(job["id"])["status"] == "pending"
+    user.go(f"/jobs/{job['id']}")
+    page.get_by_label("API key").fill(api.key)
+    page.get_by_role("button", name="Log in", exact=True).click()
+    expect(page).to_have_url(f"{user.url}/ui/jobs/{job['id']}")
+
+
+def test_a_provider_of_another_site_logs_a_browser_in_where_it_wanted_to_go(
+    browser: Browser, api_server: ApiServer, tmp_path: Path
+) -> None:
+    name = f"{uuid.uuid4().hex}@example.org"
+    api_server.admin().ok("POST", "/users", json={"username": name})
+    server = ApiServer(api_server.redis_url, tmp_path)
+    server.admin_key = api_server.admin_key
+    with issuer() as provider:
+        provider.claims = {"email": name}
+        server.settings |= provider.settings(f"{server.url}/ui/oidc/callback")
+        with server, person(browser, server.url) as one:
+            page = one.go("/nodes?state=idle")
+            assert one.violations() == []
+            page.get_by_role("link", name="Log in with localhost").click()
+            expect(page).to_have_url(f"{server.url}/ui/nodes?state=idle")
+            expect(page.locator("footer")).to_contain_text(name)
+            page.get_by_role("button", name="Log out").click()
+            expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_form_without_its_token_or_of_another_site_changes_nothing(user: Person, api: ApiUser) -> None:
+    job = api.submit(job_body(container_group_id=f"group-{uuid.uuid4().hex[:8]}"))
+    page = user.go(f"/jobs/{job['id']}")
+    page.evaluate("document.querySelectorAll('main [name=csrf]').forEach(field => field.remove())")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("heading", name="Not allowed")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text("not one of your session")
+    action = f"{user.url}/ui/jobs/{job['id']}/cancel"
+    form = f'<form method="post" action="{action}"><button>Win a prize</button></form>'
+    page.route("http://evil.test/", lambda route: route.fulfill(body=form, content_type="text/html"))
+    page.goto("http://evil.test/")
+    page.get_by_role("button", name="Win a prize").click()
+    expect(page.get_by_role("heading")).to_have_text(re.compile("log in|Not allowed"))
+    assert api.job(job["id"])["status"] == "pending"
 
 
 def test_keys_of_nodes_do_not_get_in_and_keys_that_read_see_no_switches(

@@ -242,6 +242,17 @@ class Harness:
             sends,
         )
 
+    def prioritize(self, job_id: str, priority: int, *, sends: int = 1) -> Refusal | None:
+        """Gives a job another priority."""
+        model = self.homes[job_id].model
+        return self._change(
+            "prioritize",
+            lambda known: self.store.prioritize(known, priority),
+            lambda known: model.prioritize(known, priority),
+            job_id,
+            sends,
+        )
+
     def _change(
         self,
         what: str,
@@ -470,6 +481,7 @@ def _decoded(job_id: str, raw: bytes) -> tuple[Any, ...] | None:
         attempts.append(current)
     return (
         job.status,
+        job.spec.priority,
         job.attempt,
         job.num_failures,
         job.num_heartbeats,
@@ -499,6 +511,7 @@ def _expected(job: ModelJob | None) -> tuple[Any, ...] | None:
     alive = job.alive_until is not None
     return (
         job.status,
+        job.priority,
         job.attempt,
         job.failures,
         job.heartbeats,

@@ -369,6 +369,13 @@ class Model:
             self._became_waiting += job.waits
             self._announce()
 
+    def prioritize(self, job_id: str, priority: int) -> None:
+        """Gives a live job another place among those that wait; its age stays."""
+        job = self._known_live(job_id)
+        if job.priority != priority:
+            job.priority = priority
+            self._emit("prioritized", job)
+
     def expire(self, before: int) -> int:
         """Deletes what was created and has ended before a time; how many jobs these were."""
         self._tick()

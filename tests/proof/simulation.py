@@ -48,7 +48,7 @@ CALM_MS = 1_800_000  # how long the fleet may take to finish afterwards
 TIMEOUT_MS = 1500  # after which a node sends a request again
 MEDDLING = (
     *("cancel", "cancel", "purge", "complete", "fail", "fail"),
-    *("hold", "hold", "resume", "requeue", "requeue", "unban"),
+    *("hold", "hold", "resume", "requeue", "requeue", "unban", "prioritize"),
 )
 CHECKED_EVERY = 8  # messages between two comparisons of everything
 
@@ -500,6 +500,8 @@ class World:
             elif what == "unban":
                 reply = self.harness.unban(job_id, None)
                 self.witness.unbanned(job_id, reply)
+            elif what == "prioritize":
+                reply = self.harness.prioritize(job_id, self.draw.choice((0, 7)))
             else:
                 outcome = Outcome.COMPLETED if what == "complete" else Outcome.APP_FAILED
                 reply = self.harness.finish(job_id, by_hand, outcome)

@@ -47,8 +47,8 @@ CLOCK_MOVES = (
 )
 """Around what the protocol counts by: three quarters of a heartbeat interval, a lease, the clock's step."""
 
-BANS = ("poll", "finish", "submit", "unban")
-OWNERS = ("hold", "resume", "requeue", "unban", "by_hand", "lease_runs_out")
+BANS = ("poll", "finish", "submit", "unban", "prioritize")
+OWNERS = ("hold", "resume", "requeue", "unban", "prioritize", "by_hand", "lease_runs_out")
 TIME = ("time_passes", "heartbeat", "poll")
 LATE = ("lease_runs_out", "by_hand", "heartbeat", "finish", "poll_again")
 THEMES = (BANS, OWNERS, TIME, LATE)
@@ -296,6 +296,11 @@ class Walk:
         if job_id is not None:
             self.harness.unban(job_id, self.draw.choice((None, *self.plan.nodes)), sends=self.sends())
 
+    def prioritize(self) -> None:
+        job_id = self.a_job()
+        if job_id is not None:
+            self.harness.prioritize(job_id, self.draw.choice((0, 1, 254, 255)), sends=self.sends())
+
     def expire(self) -> None:
         self.harness.expire(self.group(), self.draw.choice((0, 5000, -1)))
 
@@ -324,6 +329,7 @@ COMMANDS = {
     "resume": Walk.resume,
     "requeue": Walk.requeue,
     "unban": Walk.unban,
+    "prioritize": Walk.prioritize,
     "expire": Walk.expire,
     "purge": Walk.purge,
     "clear": Walk.clear,

@@ -15,7 +15,7 @@ from kelpie.errors import NotFoundError
 from kelpie.job import FAILURES, WEBHOOK_EVENTS, Holder, Job, JobStatus, Lease, Outcome
 from kelpie.store import Event, EventType, Store
 
-LEAVES_THE_LEASE = frozenset({EventType.HELD, EventType.RESUMED, EventType.UNBANNED})
+LEAVES_THE_LEASE = frozenset({EventType.HELD, EventType.RESUMED, EventType.UNBANNED, EventType.PRIORITIZED})
 """Events of a job that may be leased before and after."""
 
 

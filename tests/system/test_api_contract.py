@@ -575,6 +575,19 @@ def test_what_a_node_has_to_upload_is_told_with_its_heartbeats(api: ApiUser, gro
     backlog = {"files": 3, "bytes": 4000, "oldest_s": 2.5}
     api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, upload_backlog=backlog))
     assert api.ok("GET", f"/jobs/{job['id']}")["upload_backlog"] == backlog
+    assert "progress" not in api.ok("GET", f"/jobs/{job['id']}")
+    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, progress={"step": 3, "total": 4}))
+    assert api.ok("GET", f"/jobs/{job['id']}")["progress"]["step"] == 3
+
+
+def test_what_a_command_says_of_its_progress_is_told_with_heartbeats(api: ApiUser, group: str) -> None:
+    job = leased(api, group)
+    assert "progress" not in api.ok("GET", f"/jobs/{job['id']}")
+    said = {"fraction": 0.25, "step": 5, "total": 20, "metrics": {"loss": 0.5}}
+    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, progress=said))
+    told = api.ok("GET", f"/jobs/{job['id']}")["progress"]
+    replies.ProgressReply.model_validate(told)
+    assert told == told | said | {"attempt": 1, "checkpoint": None}
 
 
 def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
@@ -872,7 +885,10 @@ def test_the_schema_is_valid_openapi_and_describes_every_route(api: ApiUser) -> 
         ("DELETE", "/jobs/container-groups/{container_group_id}"),
         ("GET", "/work"),
         *(("POST", f"/jobs/{{job_id}}/{name}") for name in REPORTS),
-        *(("POST", f"/jobs/{{job_id}}/{name}") for name in ("hold", "resume", "requeue", "unban")),
+        *(
+            ("POST", f"/jobs/{{job_id}}/{name}")
+            for name in ("hold", "resume", "requeue", "unban", "prioritize")
+        ),
         ("POST", "/users"),
         ("DELETE", "/users"),
         ("GET", "/users"),

@@ -55,3 +55,12 @@ def test_a_node_is_drained_and_resumed_by_name(api: ApiUser) -> None:
 
 def test_an_unknown_node_is_404(api: ApiUser) -> None:
     assert api.request("POST", "/nodes/drain", json={"machine_id": "nobody"})[0] == 404
+
+
+def test_a_node_that_came_before_the_first_job_of_its_queue_can_be_drained(api: ApiUser) -> None:
+    group = f"group-{uuid.uuid4().hex[:8]}"
+    assert api.ok("GET", f"/work?machine_id=early&container_group_id={group}&wait=0") == []
+    (drained,) = api.ok("POST", "/nodes/drain", json={"machine_id": "early"})["nodes"]
+    assert drained["container_group_id"] == group
+    api.submit(job_body(container_group_id=group))
+    assert api.ok("GET", f"/work?machine_id=early&container_group_id={group}&wait=0") == []

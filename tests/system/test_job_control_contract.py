@@ -21,7 +21,9 @@ from tests.factories import job_body
 from tests.system.contract import TIME, UNKNOWN, UNKNOWN_IDS, lease, leased, refused, report
 from tests.waiting import wait_until
 
-CHANGES = ["hold", "resume", "requeue", "unban"]
+CHANGES = ["hold", "resume", "requeue", "unban", "prioritize"]
+BODIES = {"prioritize": {"priority": 9}}
+"""What changes take; without an entry nothing."""
 GITHUB_TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
 
 
@@ -57,7 +59,7 @@ def polls_key(api: ApiUser, api_server: ApiServer, group: str) -> str:
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("job_id", UNKNOWN_IDS)
 def test_a_change_of_an_unknown_job_is_404(api: ApiUser, name: str, job_id: str) -> None:
-    refused(api.request("POST", f"/jobs/{job_id}/{name}"), 404, "Not Found")
+    refused(api.request("POST", f"/jobs/{job_id}/{name}", json=BODIES.get(name)), 404, "Not Found")
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -68,7 +70,8 @@ def test_a_change_of_another_users_job_is_404_and_changes_nothing(
     if name == "resume":
         change(api, job, "hold")
     before = api.job(job["id"])
-    refused(other.request("POST", f"/jobs/{job['id']}/{name}"), 404, "Not Found")
+    answer = other.request("POST", f"/jobs/{job['id']}/{name}", json=BODIES.get(name))
+    refused(answer, 404, "Not Found")
     assert api.job(job["id"]) == before
 
 
@@ -111,6 +114,29 @@ def test_a_resume_wakes_a_long_poll(api: ApiUser, group: str, api_server: ApiSer
         assert [got["id"] for got in poll.result(timeout=15)] == [job["id"]]
 
 
+def test_a_job_that_is_prioritized_goes_before_older_ones(api: ApiUser, group: str) -> None:
+    older, newer = (api.submit(job_body(container_group_id=group)) for _ in range(2))
+    for _ in range(2):
+        assert change(api, newer, "prioritize", json={"priority": 9})["priority"] == 9
+    got = lease(api, group)
+    assert got is not None
+    assert (got["id"], got["priority"]) == (newer["id"], 9)
+    assert api.job(older["id"])["priority"] == 0
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"priority": -1}, {"priority": 256}, {"priority": "x"}, {"priority": None}]
+)
+def test_a_priority_that_there_is_not_is_400_and_named(
+    api: ApiUser, group: str, body: dict[str, Any]
+) -> None:
+    job = api.submit(job_body(container_group_id=group))
+    answer = api.request("POST", f"/jobs/{job['id']}/prioritize", json=body)
+    refused(answer, 400)
+    assert "priority" in answer[2]["message"]
+    assert api.job(job["id"])["priority"] == 0
+
+
 @pytest.mark.parametrize("end", ["failed", "canceled"])
 def test_a_job_that_ended_without_success_can_be_requeued(api: ApiUser, group: str, end: str) -> None:
     if end == "failed":
@@ -139,7 +165,11 @@ def test_a_requeue_ends_the_pause_after_a_failure(api: ApiUser, group: str) -> N
 @pytest.mark.parametrize(
     ("name", "end"),
     [
-        *((name, end) for name in ("hold", "resume", "unban") for end in ("completed", "failed", "canceled")),
+        *(
+            (name, end)
+            for name in ("hold", "resume", "unban", "prioritize")
+            for end in ("completed", "failed", "canceled")
+        ),
         ("requeue", "completed"),
     ],
 )
@@ -152,7 +182,8 @@ def test_a_change_that_the_status_does_not_allow_is_409(
     else:
         api.ok("POST", f"/jobs/{job['id']}/{end}", json=report(group))
     before = api.job(job["id"])
-    body = refused(api.request("POST", f"/jobs/{job['id']}/{name}"), 409, "Conflict")
+    answer = api.request("POST", f"/jobs/{job['id']}/{name}", json=BODIES.get(name))
+    body = refused(answer, 409, "Conflict")
     assert end in body["message"]
     assert job["id"] in body["message"]
     assert api.job(job["id"]) == before

@@ -35,7 +35,10 @@ ABOUT_GROUPS = "/container-groups"
 SHOW_THE_WHOLE_JOB = {
     *(("GET", path) for path in ("/jobs/{job_id}", "/jobs/{job_id}/logs", "/work")),
     *(("POST", path) for path in ("/jobs", "/jobs/batch")),
-    *(("POST", f"/jobs/{{job_id}}/{change}") for change in ("hold", "resume", "requeue", "unban")),
+    *(
+        ("POST", f"/jobs/{{job_id}}/{change}")
+        for change in ("hold", "resume", "requeue", "unban", "prioritize")
+    ),
 }
 
 
@@ -135,6 +138,7 @@ def body_for(template: str, things: Things) -> Any:
         "min_replicas": 0,
         "max_replicas": 2,
         "idle_threshold_seconds": 1,
+        "priority": 1,
         "nodes": [NODE],
         "lease": "1.of-nobody",
         "first": 1,

@@ -17,7 +17,7 @@ MAX_NEXT_CHARS = 2000
 @ui.get("/login")
 def login() -> Response:
     """The form that asks for a key."""
-    return page("login.html", next=_inside(request.args.get("next", "")), problem=None)
+    return _form(inside(request.args.get("next", "")), None)
 
 
 @ui.post("/login")
@@ -27,35 +27,23 @@ def enter() -> BaseResponse:
     parts = services()
     parts.limits.before_login()
     fields = form()
-    onward = _inside(fields.get("next", ""))
+    onward = inside(fields.get("next", ""))
     key = fields.get("key", "").strip()
     try:
         token = parts.store.sessions.begin(key, ttl_s=parts.settings.session_s)
     except (ForbiddenError, InvalidInputError):
         parts.limits.after_failed_login()
-        return _again(onward, "This key is not known here. It may have been revoked, or have expired.")
+        return again(onward, "This key is not known here. It may have been revoked, or have expired.")
     session = parts.store.sessions.find(token)
     if session is None or not session.principal.may(Scope.READ):
         parts.store.sessions.end(token)
-        return _again(
+        return again(
             onward,
             "This key is for nodes: it can only ask for work. Log in with one that has the scope submit.",
         )
-    if old := request.cookies.get(COOKIE):
-        parts.store.sessions.end(old)
     g.principal = session.principal
     note("log in", "")
-    response = redirect(onward, 303)
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=parts.settings.session_s,
-        path="/ui",
-        httponly=True,
-        samesite="Strict",
-        secure=_is_encrypted(),
-    )
-    return response
+    return welcome(redirect(onward, 303), token)
 
 
 @ui.post("/logout")
@@ -63,24 +51,49 @@ def logout() -> BaseResponse:
     """End the session."""
     services().store.sessions.end(g.token)
     response = redirect(url_for("ui.login"), 303)
-    response.delete_cookie(COOKIE, path="/ui", httponly=True, samesite="Strict", secure=_is_encrypted())
+    response.delete_cookie(COOKIE, path="/ui", httponly=True, samesite="Strict", secure=is_encrypted())
     return response
 
 
-def _again(onward: str, problem: str) -> Response:
-    response = page("login.html", next=onward, problem=problem)
+def welcome(response: BaseResponse, token: str) -> BaseResponse:
+    """An answer that gives the browser its session, in place of one that it may have had."""
+    parts = services()
+    if old := request.cookies.get(COOKIE):
+        parts.store.sessions.end(old)
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=parts.settings.session_s,
+        path="/ui",
+        httponly=True,
+        samesite="Strict",
+        secure=is_encrypted(),
+    )
+    return response
+
+
+def again(onward: str, problem: str) -> Response:
+    """The form once more, and what was wrong."""
+    response = _form(onward, problem)
     response.status_code = 403
     return response
 
 
-def _inside(path: str) -> str:
+def _form(onward: str, problem: str | None) -> Response:
+    provider = services().identities.login
+    return page("login.html", next=onward, problem=problem, provider=provider.host if provider else None)
+
+
+def inside(path: str) -> str:
     """Where to go after the log-in: a page of ours, whatever the address said."""
     inside = path == "/ui" or path.startswith(("/ui/", "/ui?"))
     plain = path.isprintable() and "\\" not in path and len(path) <= MAX_NEXT_CHARS
-    return path if inside and plain and not path.startswith("/ui/log") else url_for("ui.overview")
+    return (
+        path if inside and plain and not path.startswith(("/ui/log", "/ui/oidc")) else url_for("ui.overview")
+    )
 
 
-def _is_encrypted() -> bool:
+def is_encrypted() -> bool:
     """Whether the browser speaks TLS, to us or to the proxy that the operator trusts."""
     trusted = services().settings.trusted_proxies > 0
     forwarded = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()

@@ -13,6 +13,7 @@ from kelpie.http.audit import note
 from kelpie.http.context import services
 from kelpie.job import LIVE, TERMINAL, Job
 from kelpie.store import Store
+from kelpie.store.codec import MAX_PRIORITY
 from kelpie_web.jobs import asked_for, command_line, filters
 from kelpie_web.ui import back, form, owner, page, ui
 
@@ -30,7 +31,9 @@ class Action:
     words: str
     done: str
     applies: Callable[[Job], bool]
-    act: Callable[[Store, str, str | None], object]
+    act: Callable[[Store, str, str | None, int], object]
+    """Does it to a job, for a user, with the priority of the form."""
+    wants_priority: bool = False
 
 
 ACTIONS: Mapping[str, Action] = {
@@ -38,37 +41,44 @@ ACTIONS: Mapping[str, Action] = {
         "Cancel",
         "canceled",
         lambda job: job.status in LIVE,
-        lambda store, job_id, user: store.cancel(job_id, user_id=user),
+        lambda store, job_id, user, _: store.cancel(job_id, user_id=user),
     ),
     "retry": Action(
         "Retry",
         "queued again",
         lambda job: job.status in TERMINAL and job.status != "completed",
-        lambda store, job_id, user: store.requeue(job_id, user_id=user),
+        lambda store, job_id, user, _: store.requeue(job_id, user_id=user),
     ),
     "hold": Action(
         "Hold",
         "held",
         lambda job: job.status in LIVE and not job.on_hold,
-        lambda store, job_id, user: store.hold(job_id, user_id=user),
+        lambda store, job_id, user, _: store.hold(job_id, user_id=user),
     ),
     "resume": Action(
         "Resume",
         "resumed",
         lambda job: job.on_hold,
-        lambda store, job_id, user: store.resume(job_id, user_id=user),
+        lambda store, job_id, user, _: store.resume(job_id, user_id=user),
     ),
     "unban": Action(
         "Unban every node of",
         "free of bans",
         lambda job: bool(job.banned_nodes),
-        lambda store, job_id, user: store.unban(job_id, user_id=user),
+        lambda store, job_id, user, _: store.unban(job_id, user_id=user),
+    ),
+    "prioritize": Action(
+        "Change the priority of",
+        "in their new place",
+        lambda job: job.status in LIVE and not job.held,
+        lambda store, job_id, user, priority: store.prioritize(job_id, priority, user_id=user),
+        wants_priority=True,
     ),
     "delete": Action(
         "Delete for good",
         "deleted",
         lambda _job: True,
-        lambda store, job_id, user: store.purge(job_id, user_id=user),
+        lambda store, job_id, user, _: store.purge(job_id, user_id=user),
     ),
 }
 
@@ -100,6 +110,7 @@ def bulk_act() -> BaseResponse:
     """Do it to the jobs that were counted; what has changed since then and does not fit any more is left."""
     fields = form()
     name, action = _action(fields.get("action", ""))
+    priority = priority_of(fields) if action.wants_priority else 0
     ids = list(dict.fromkeys(fields.get("ids", "").split()))
     if len(ids) > MAX_JOBS:
         raise InvalidInputError(f"At most {MAX_JOBS} jobs can be changed at once, not {len(ids)}.")
@@ -107,7 +118,7 @@ def bulk_act() -> BaseResponse:
     try:
         for job_id in ids:
             try:
-                action.act(services().store, job_id, owner())
+                action.act(services().store, job_id, owner(), priority)
                 done += 1
             except (ConflictError, NotFoundError):
                 continue
@@ -115,7 +126,7 @@ def bulk_act() -> BaseResponse:
         if done:
             note(f"{name} jobs", f"{ids[0]} …" if done > 1 else ids[0], count=done)
     left = f"; {len(ids) - done:,} had changed meanwhile and were left" if done < len(ids) else ""
-    return back("ui.jobs", f"{done:,} jobs {action.done}{left}.", **_kept(fields))
+    return back("ui.jobs", f"{jobs_are(done)} {action.done}{left}.", **_kept(fields))
 
 
 def _action(name: str) -> tuple[str, Action]:
@@ -150,6 +161,21 @@ def _chosen(ids: list[str], action: Action) -> list[Job]:
         if action.applies(job):
             found.append(job)
     return found
+
+
+def priority_of(fields: Mapping[str, str]) -> int:
+    """The priority that a form asks for. Raises InvalidInputError."""
+    text = fields.get("priority", "").strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= MAX_PRIORITY):
+        raise InvalidInputError(
+            f"priority: {text[:32]!r} is no whole number from 0 to {MAX_PRIORITY}; higher goes first."
+        )
+    return int(text)
+
+
+def jobs_are(count: int) -> str:
+    """So many jobs, as a sentence begins with them."""
+    return "1 job is" if count == 1 else f"{count:,} jobs are"
 
 
 def _kept(fields: Mapping[str, str]) -> dict[str, str]:

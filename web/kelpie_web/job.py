@@ -18,6 +18,7 @@ from kelpie.secrets import masked_job, masked_output
 from kelpie.store import PlacedEvent, Scope
 from kelpie.store.clock import wall_ms
 from kelpie.store.events import Position
+from kelpie_web.bulk import priority_of
 from kelpie_web.timeline import timeline
 from kelpie_web.ui import back, form, owner, page, ui
 
@@ -30,6 +31,7 @@ DONE = {
     "resume": "The job goes on.",
     "requeue": "The job is queued again, without its failures and bans.",
     "unban": "The bans are lifted.",
+    "prioritize": "It has its new place among the jobs that wait.",
 }
 
 
@@ -46,6 +48,7 @@ def job(job_id: str) -> Response:
         else ((), None)
     )
     wire = shown(found)
+    progress = store.progress([found]).get(job_id)
     return page(
         "job.html",
         job=found,
@@ -54,6 +57,8 @@ def job(job_id: str) -> Response:
             wire | {"attempts": [one.to_wire() for one in attempts]}, indent=2, ensure_ascii=False
         ),
         attempts=attempts,
+        progress=progress,
+        eta=progress.eta(found.attempt, wall_ms()) if progress and found.held else None,
         uploads=store.upload_backlog(job_id, user_id=owner()) if found.held else None,
         timeline=timeline(attempts, created=found.created, now=wall_ms()),
         deliveries=deliveries,
@@ -88,7 +93,7 @@ def delete(job_id: str) -> BaseResponse:
 
 @ui.post("/jobs/<job_id>/<action>")
 def change(job_id: str, action: str) -> BaseResponse:
-    """Cancel, hold, resume, requeue or unban it."""
+    """Cancel, hold, resume, requeue, unban or prioritize it."""
     store = services().store
     match action:
         case "cancel":
@@ -101,6 +106,8 @@ def change(job_id: str, action: str) -> BaseResponse:
             store.requeue(job_id, user_id=owner())
         case "unban":
             store.unban(job_id, node=form().get("node") or None, user_id=owner())
+        case "prioritize":
+            store.prioritize(job_id, priority_of(form()), user_id=owner())
         case _:
             raise InvalidInputError(f"Nothing called {action[:32]!r} can be done to a job.")
     note(f"{action} a job", job_id)

@@ -10,11 +10,16 @@ from flask import Response, url_for
 from kelpie.http.context import services
 from kelpie.job import JobStatus, UploadBacklog
 from kelpie.store import Filter, Node, NodeState
+from kelpie.store.history import DAY_MS, Figures, History, Sample
 from kelpie.store.metrics import QueueFigures
+from kelpie_web.sparkline import Sparkline, growth, level
 from kelpie_web.ui import owner, page, ui
 
 SHOWN_FAILED = 5
 SHOWN_QUEUES = 10
+ETA_WINDOW_MS = 3600 * 1000
+ETA_LEAST_MS = 5 * 60 * 1000
+"""Jobs that ended within a shorter time tell little about those that wait."""
 FAILING_OUTCOMES = ("app_failed", "sync_failed")
 
 
@@ -27,15 +32,28 @@ class Worry:
     href: str
 
 
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What was done in the last 24 hours, or since the samples begin."""
+
+    figures: Figures
+    is_whole: bool
+
+
 @ui.get("")
 def overview() -> Response:
     """The first page."""
     store = services().store
     figures = store.metrics.queues(owner())
     nodes = store.nodes(owner())
+    now_ms, kept = store.histories.read(owner())
+    history = kept.ending(now_ms, Sample.of(figures))
     return page(
         "overview.html",
         totals=totals(figures),
+        day=_day(history),
+        lines=_lines(history),
+        eta_ms=_eta(history),
         states=Counter(node.state for node in nodes),
         banned=sum(1 for node in nodes if node.bans),
         figures=sorted(figures, key=lambda one: (-one.live, one.queue.number))[:SHOWN_QUEUES],
@@ -44,6 +62,34 @@ def overview() -> Response:
         worries=_worries(figures, nodes),
         is_new=not figures,
     )
+
+
+def _day(history: History) -> Day | None:
+    """The last 24 hours; None as long as there is no sample."""
+    figures = history.within(DAY_MS)
+    if figures is None:
+        return None
+    return Day(figures, is_whole=figures.until - figures.since >= DAY_MS)
+
+
+def _lines(history: History) -> dict[str, Sparkline | None]:
+    """The last day as lines, by the names of tiles."""
+    return {
+        "pending": level(history, lambda one: one.pending),
+        "running": level(history, lambda one: one.running),
+        "failed": growth(history, lambda one: one.failed),
+        "completed": growth(history, lambda one: one.completed),
+    }
+
+
+def _eta(history: History) -> int | None:
+    """When all queues will be empty if jobs end as in the last hour, ms from now; None: nobody can tell."""
+    hour = history.within(ETA_WINDOW_MS)
+    _, now = history.samples[-1]
+    live = now.pending + now.running
+    if hour is None or hour.until - hour.since < ETA_LEAST_MS or not hour.completed + hour.failed:
+        return None
+    return round((hour.until - hour.since) * live / (hour.completed + hour.failed))
 
 
 def _uploads(figures: list[QueueFigures]) -> UploadBacklog:

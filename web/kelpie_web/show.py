@@ -52,7 +52,9 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_app_template_filter(time, "time")
     blueprint.add_app_template_filter(ago, "ago")
     blueprint.add_app_template_filter(lasted, "lasted")
+    blueprint.add_app_template_filter(about, "about")
     blueprint.add_app_template_filter(count, "count")
+    blueprint.add_app_template_filter(figure, "figure")
     blueprint.add_app_template_filter(size, "size")
     blueprint.add_app_template_filter(short, "short")
     blueprint.add_app_template_filter(visible, "visible")
@@ -91,9 +93,19 @@ def lasted(ms: float | None) -> str:
     return f"{seconds} s"
 
 
+def about(ms: float) -> str:
+    """An estimate of a duration: of more than a minute in whole ones."""
+    return lasted(ms if ms < 60_000 else 60_000 * round(ms / 60_000))
+
+
 def count(number: int) -> str:
     """A count with its thousands apart."""
     return f"{number:,}"
+
+
+def figure(number: float) -> str:
+    """A number of any kind: whole ones with their thousands apart, others with six digits."""
+    return f"{number:,.0f}" if number == int(number) and abs(number) < 1e15 else f"{number:.6g}"
 
 
 def size(number: float) -> str:
@@ -107,7 +119,7 @@ def size(number: float) -> str:
 
 def short(name: str) -> str:
     """A name for a column: of a UUID its beginning."""
-    return f"{name[:13]}…" if _UUID.fullmatch(name) else name
+    return f"{name[:8]}…" if _UUID.fullmatch(name) else name
 
 
 def visible(text: str) -> str:

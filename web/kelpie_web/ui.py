@@ -38,7 +38,7 @@ from kelpie_web.pages import POLICY, harden
 
 COOKIE = "kelpie_session"
 UI_POLICY = POLICY.replace("form-action 'none'", "form-action 'self'")
-PUBLIC = frozenset({"ui.login", "ui.enter", "ui.asset"})
+PUBLIC = frozenset({"ui.login", "ui.enter", "ui.asset", "ui.oidc_start", "ui.oidc_callback"})
 """What is served without a session."""
 
 STATUSES = (

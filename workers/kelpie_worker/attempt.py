@@ -13,39 +13,31 @@ to stop at once.
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from kelpie.errors import KelpieError, LeaseLostError, NotFoundError
-from kelpie.job import NOTHING_KNOWN, CommandEnd, FinishReply, Outcome, UploadBacklog
-from kelpie_worker.backoff import Backoff
-from kelpie_worker.disk import MiB, low_on_space
-from kelpie_worker.environment import command_environment
+from kelpie.job import NOTHING_KNOWN, Outcome, UploadBacklog
+from kelpie_worker.claims import FolderClaims, folders_of
+from kelpie_worker.command_run import CommandRun
+from kelpie_worker.disk import MiB, NoRoomError, low_on_space, used_bytes
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.process import Command, CommandNotStartedError, Exit
+from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.queue import JobQueue
-from kelpie_worker.recording import Recording
+from kelpie_worker.reporter import Reporter
 from kelpie_worker.settings import Settings
 from kelpie_worker.spool import log_folder
 from kelpie_worker.state import StateFile
-from kelpie_worker.stop import STOP_SIGNALS, Stop
+from kelpie_worker.stop import Stop
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 
-_REPORT_RETRY_S = (0.2, 5.0)
-"""First and longest pause between tries to send a report, in seconds."""
-
-_STOP_HEARD_S = 0.5
-
-MAX_GUARDIANS_LOST = 2
-"""How often a job may lose the guardian of its command on one node before that is a failure of the job."""
+_TELL_S = 1.0
+"""How long the end of a command waits for its last word on its progress to be told."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -87,14 +79,21 @@ class Attempt:
         state: StateFile,
         stop: Stop,
         guardians_lost: int = 0,
+        others_upload: Callable[[], bool] = lambda: False,
+        memory: MemoryLimit | None = None,
+        claims: FolderClaims | None = None,
     ) -> None:
-        """``guardians_lost``: how often the job's command has lost its guardian on this node before."""
+        """``guardians_lost``: how often the job's command has lost its guardian on this node before.
+        ``others_upload``: whether outputs of earlier jobs are on their way, which will leave the disk.
+        ``memory``: the limit of the command's. ``claims``: the folders of all slots of this machine.
+        """
         self.job = job
         self.node_bans = 0
-        self.guardian_lost = False  # somebody killed it, and the command with it
-        self._guardians_lost = guardians_lost
         self.short_of_space: tuple[Path, ...] = ()  # the folders whose disks had no room for this job
-        self.started_s: float | None = None  # when the command was started, on the monotonic clock
+        self.crowded = False  # there was no room for its data, and there will be more
+        self.taken: Sequence[Path] = ()  # its folders, of which another slot has one
+        self._others_upload = others_upload
+        self._claims = claims
         self._settings = settings
         self._queue = queue
         self._engine = engine
@@ -109,9 +108,18 @@ class Attempt:
         )  # the command has exited, the lease is lost, or a stop was asked for
         self._drained = False  # the queue wants this node to be empty
         self._sync: JobSync | None = None
-        self._exit: Exit | None = None
-        self._recording: Recording | None = None
-        self._log_folder: Path | None = None
+        self._run = CommandRun(
+            job,
+            queue=queue,
+            log=self._log,
+            settings=settings,
+            stop=stop,
+            guardians_lost=guardians_lost,
+            memory=memory,
+        )
+        self._reporter = Reporter(
+            self._log, stop, is_lost=lambda: self._lost is not None, on_lost=self._note_loss
+        )
         self._heartbeat = Heartbeat(
             queue,
             job,
@@ -119,6 +127,7 @@ class Attempt:
             on_lost=self._lose,
             on_unreachable=self._lose_sight,
             backlog=self._to_upload,
+            progress=lambda: self._run.said,
             on_drain=self._on_drain,
         )
 
@@ -126,6 +135,23 @@ class Attempt:
     def state(self) -> State:
         """Where this attempt is."""
         return self._state
+
+    @property
+    def _claim(self) -> str:
+        return f"{self.job.id} {self.job.attempt}"
+
+    @property
+    def guardian_lost(self) -> bool:
+        """Whether somebody killed the guardian of its command, and the command with it."""
+        return self._run.guardian_lost
+
+    def uncommitted_s(self, last_upload_s: float) -> float:
+        """Seconds of work that the end of this node would lose.
+
+        ``last_upload_s``: when the job's last upload ended, on the monotonic clock; 0: never.
+        """
+        oldest_s = None if self._sync is None else self._sync.backlog.oldest
+        return self._run.uncommitted_s(last_upload_s=last_upload_s, oldest_change_s=oldest_s)
 
     @property
     def finalizing(self) -> bool:
@@ -151,28 +177,46 @@ class Attempt:
 
     def _to_drained(self) -> None:
         try:
+            if self._is_taken():
+                return self._release()
             self._sync = self._engine.prepare(self.job, may_write=self._heartbeat.may_write)
             sync = self._sync
             self._file.follow_backlog(self.job.id, lambda: sync.backlog)
-            self._log_folder = log_folder(self.job)
+            logs = log_folder(self.job)
             self._enter(State.DOWNLOADING)
-            if self._leaving() or self._is_short_of_space():
+            if self._leaving() or self._is_short_of_space(sync.folders):
                 return self._release()
             self._sync.download()
             self._sync.watch()
         except CanceledTransfer:
             return self._release()
+        except NoRoomError as error:
+            if not self._others_upload():
+                if self._others_filled_the_disk():
+                    return self._release()
+                return self._fail(Outcome.SYNC_FAILED, str(error))
+            self._log.warning(
+                "no room for the job until outputs of earlier jobs are stored", reason=str(error)
+            )
+            self.crowded = True
+            return self._release()
         except SyncError as error:
+            if self._others_filled_the_disk():
+                return self._release()
             return self._fail(Outcome.SYNC_FAILED, str(error))
 
         self._enter(State.RUNNING)
         if self._leaving():
             return self._release()
-        stopped = self._run_command()
+        stopped = self._run.run(
+            logs, woken=self._changed, must_end=lambda: self._lost is not None or self._leaving()
+        )
+        assert self._run.exit is not None
+        self._heartbeat.tell(_TELL_S)
+        self._file.command_exited(self.job.id, self._run.exit.code)
 
         self._enter(State.DRAINING)
-        assert self._exit is not None
-        failed = not stopped and self._exit.code != 0
+        failed = not stopped and self._run.exit.code != 0
         try:
             self._sync.drain()
             if not stopped and not failed:
@@ -185,7 +229,7 @@ class Attempt:
         if stopped:
             return self._release()
         if failed:
-            return self._fail(Outcome.APP_FAILED, self._exit.reason)
+            return self._fail(Outcome.APP_FAILED, self._run.exit.reason)
         self._enter(State.FINALIZING)
         return None
 
@@ -196,74 +240,52 @@ class Attempt:
         except SyncError as error:
             return self._fail(Outcome.SYNC_FAILED, str(error))
         self._begin_report()
-        if self._report(lambda: self._queue.completed(self.job)) is None:
+        if self._reporter.send(lambda: self._queue.completed(self.job)) is None:
             raise _AbandonedError
         self._log.info("job completed")
         self._file.job_ended(self.job.id, completed=True)
         return self._end(State.DONE)
 
-    def _is_short_of_space(self) -> bool:
-        """Whether the disks of the job's folders have no room: another node's may have."""
-        assert self._sync is not None
-        folders = tuple(self._sync.folders)
-        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB)
+    def _is_taken(self) -> bool:
+        """Whether another slot of this machine works in a folder of this job: another node may be free."""
+        if self._claims is None:
+            return False
+        folders = folders_of(self.job, self._settings.sync)
+        try:
+            why = self._claims.take(self._claim, folders)
+        except OSError as error:
+            raise SyncError(f"the folders of the slots cannot be told apart: {error}") from None
+        if why is None:
+            return False
+        self._log.warning("a folder of the job is taken by another slot", reason=why)
+        self.taken = folders
+        return True
+
+    def _others_filled_the_disk(self) -> bool:
+        """Whether there would be no room without this job's data either. A job that is itself too large for
+        this node has failed on it: handed back, it would come here again."""
+        if self._sync is None:  # it had no room for the worker's own notes on the job
+            return self._is_short_of_space([Path.cwd()])
+        return self._is_short_of_space(self._sync.folders, but=used_bytes(self._sync.folders))
+
+    def _is_short_of_space(self, folders: Sequence[Path], but: int = 0) -> bool:
+        """Whether the disks of these folders have no room, ``but`` so many bytes: another node's may have."""
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB - but)
         if why is None:
             return False
         self._log.warning("no room for the job on this node", reason=why)
-        self.short_of_space = folders
+        self.short_of_space = tuple(folders)
         return True
-
-    def _run_command(self) -> bool:
-        """Run the command to its end; whether it was told to end (then its exit code means nothing)."""
-        self._recording = recording = Recording(
-            self.job, self._queue, self._log, self._settings, self._log_folder
-        )
-        try:
-            command = Command(
-                [self.job.command, *self.job.arguments],
-                command_environment(self.job, self._settings, os.environ),
-                on_exit=self._changed.set,
-                stdout=recording.stdout,
-                stderr=recording.stderr,
-            )
-        except BaseException as error:
-            recording.started()
-            recording.finish()
-            if not isinstance(error, CommandNotStartedError):
-                raise
-            self._log.warning("command did not start", error=str(error))
-            self._exit = error.exit
-            self._file.command_exited(self.job.id, self._exit.code)
-            return False
-        recording.started()
-        self.started_s = time.monotonic()
-        self._log.info("command started", pid=command.pid)
-        while not (command.exited.is_set() or self._lost or self._leaving()):
-            self._changed.wait()
-            self._changed.clear()
-        grace_s = 0.0 if self._stop.at_once.is_set() else self._settings.grace_s
-        told = command.end(grace_s, hurry=self._stop.at_once)
-        self._exit = command.reap()
-        recording.finish()
-        if self._exit.signal in STOP_SIGNALS and not told:
-            # a supervisor that stops a node may signal all of its processes, and the command is the first to
-            # end of it: this worker hears of it now
-            told = self._stop.requested.wait(_STOP_HEARD_S)
-        if self._exit.guardian_killed:
-            # The node's misfortune, not the application's failure. If it comes again and again it is the
-            # command that does it, and the job would go round the fleet for ever, before all others.
-            self.guardian_lost = True
-            told = told or self._guardians_lost < MAX_GUARDIANS_LOST
-        self._log.info("command ended", exit_code=self._exit.code, reason=self._exit.reason, told_to_end=told)
-        self._file.command_exited(self.job.id, self._exit.code)
-        return told
 
     # ---- the ends
 
     def _release(self) -> None:
         """Hand the job back. Worth telling only while nobody else can have been given it."""
         self._begin_report()
-        if self._report(lambda: self._queue.released(self.job), while_leased=True) is None:
+        reply = self._reporter.send(
+            lambda: self._queue.released(self.job), until=lambda: self._heartbeat.remaining_s <= 0
+        )
+        if reply is None:
             raise _AbandonedError
         self._log.info("job released")
         self._file.job_left(self.job.id)
@@ -271,11 +293,9 @@ class Attempt:
 
     def _fail(self, outcome: Outcome, reason: str) -> None:
         self._begin_report()
-        code = None if self._exit is None else self._exit.code
-        end = NOTHING_KNOWN
-        if self._exit is not None and self._recording is not None and outcome is Outcome.APP_FAILED:
-            end = CommandEnd(self._exit.signal, self._exit.out_of_memory, self._recording.stderr_tail)
-        reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason, end))
+        code = None if self._run.exit is None else self._run.exit.code
+        end = self._run.end if outcome is Outcome.APP_FAILED else NOTHING_KNOWN
+        reply = self._reporter.send(lambda: self._queue.failed(self.job, outcome, code, reason, end))
         if reply is None:
             raise _AbandonedError
         self.node_bans = reply.node_bans
@@ -294,16 +314,14 @@ class Attempt:
         """No report and no upload: the job is somebody else's, or this worker ends at once."""
         if self._sync is not None:
             self._sync.abandon()
-        if self._recording is not None:
-            self._recording.stop()
+        self._run.stop_log()
         self._log.warning("job abandoned", reason=self._lost or "stopped at once", state=self._state.value)
         self._file.job_left(self.job.id)
         self._end(State.ABANDONED)
 
     def _begin_report(self) -> None:
         self._enter(State.REPORTING)
-        if self._recording is not None:
-            self._recording.flush()
+        self._run.flush_log()
 
     def _end(self, state: State) -> None:
         self._heartbeat.stop()
@@ -313,7 +331,15 @@ class Attempt:
                 self._sync.clean()
         except Exception:  # noqa: BLE001  (the end has been told: nothing that happens here may tell another)
             self._log.exception("the job's folders could not be emptied")
+        self._give_back()
         self._state = state
+
+    def _give_back(self) -> None:
+        if self._claims is not None:
+            try:
+                self._claims.give_back(self._claim)
+            except OSError as error:
+                self._log.warning("the folders of a job stay taken", error=str(error))
 
     def _guarded(self, states: Callable[[], None]) -> None:
         try:
@@ -332,37 +358,6 @@ class Attempt:
             self._heartbeat.stop()
             self._state = State.ABANDONED
 
-    # ---- what tells the end
-
-    def _report(self, send: Callable[[], FinishReply], *, while_leased: bool = False) -> FinishReply | None:
-        """Send a report until it is answered; None when the lease is lost, or the worker ends at once.
-
-        An outage is no failure of the job and no loss of its result: beyond the end of the lease, too, the
-        report is accepted as long as nobody else was given the job (``while_leased`` gives up earlier). Only
-        the queue's word ends it. The heartbeats go on meanwhile.
-        """
-        backoff = Backoff(*_REPORT_RETRY_S)
-        warned = False
-        while True:
-            last_try = self._lost is not None or (while_leased and self._heartbeat.remaining_s <= 0)
-            if self._stop.at_once.is_set():
-                return None
-            try:
-                return send()
-            except LeaseLostError as error:
-                self._lost = self._lost or error.reason
-                return None
-            except NotFoundError:
-                self._lost = self._lost or "deleted"
-                return None
-            except KelpieError as error:
-                if last_try:
-                    return None
-                if not warned:
-                    self._log.warning("report got no answer; trying again", error=str(error))
-                    warned = True
-            self._stop.at_once.wait(backoff.pause_s())
-
     # ---- what happens from outside
 
     def _enter(self, state: State) -> None:
@@ -371,6 +366,9 @@ class Attempt:
             if self._stop.at_once.is_set() or self._lost is not None:
                 raise _AbandonedError
             self._state = state
+
+    def _note_loss(self, reason: str) -> None:
+        self._lost = self._lost or reason
 
     def _lose(self, reason: str) -> None:
         """The queue says that this attempt does not hold the job."""

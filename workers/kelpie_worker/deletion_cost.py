@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import structlog
 
-from kelpie_worker.imds import MetadataService
 from kelpie_worker.sync.observer import TransferObserver
 
 MAX_DELETION_COST = 999_999_999
@@ -57,13 +56,18 @@ class LastUploads:
 
 
 class DeletionCost:
-    """Tells the metadata service the cost when it has changed; gives up where nobody listens."""
+    """Tells whoever takes it the cost when it has changed; gives up where nobody listens."""
 
     def __init__(
-        self, cost: Callable[[], int], imds: MetadataService, *, interval_s: float = INTERVAL_S
+        self,
+        cost: Callable[[], int],
+        tell: Callable[[int], bool],
+        *,
+        interval_s: float = INTERVAL_S,
     ) -> None:
+        """``tell``: whether it was taken."""
         self._cost = cost
-        self._imds = imds
+        self._tell = tell
         self._interval_s = interval_s
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="deletion-cost", daemon=True)
@@ -81,13 +85,13 @@ class DeletionCost:
         while vain < _VAIN_TRIES:
             cost = self._cost()
             if _differ(cost, told):
-                if self._imds.set_deletion_cost(cost):
+                if self._tell(cost):
                     told, vain = cost, 0
                 else:
                     vain += 1
             if self._closed.wait(self._interval_s):
                 return
-        _log.info("the metadata service takes no deletion cost: none is told any more")
+        _log.info("nobody takes a deletion cost: none is told any more")
 
 
 def _differ(cost: int, told: int) -> bool:

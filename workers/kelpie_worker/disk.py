@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from kelpie_worker.sync.errors import SyncError
+
 MiB = 1 << 20
+
+
+class NoRoomError(SyncError):
+    """What a job brings does not fit on the disks of this node as they are."""
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -21,6 +29,16 @@ def free_bytes(folder: Path) -> int | None:
     return None
 
 
+def used_bytes(folders: Iterable[Path]) -> int:
+    """What the files in these folders hold."""
+    used = 0
+    for folder in folders:
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                used += 0 if path.is_dir() else path.lstat().st_size
+    return used
+
+
 def low_on_space(folders: Iterable[Path], needed_bytes: int) -> str | None:
     """Which of these disks has less room than that, in words for people; None: none has."""
     for folder in folders:
@@ -28,3 +46,47 @@ def low_on_space(folders: Iterable[Path], needed_bytes: int) -> str | None:
         if free is not None and free < needed_bytes:
             return f"{folder} has {free // MiB} MiB left, and {needed_bytes // MiB} MiB are wanted"
     return None
+
+
+def require_room(files: Iterable[tuple[Path, int]]) -> None:
+    """Raises NoRoomError when files of these sizes (in bytes) cannot all be written, each disk for itself.
+
+    A file that is there already with its size counts as written: it is most likely the same. Compressed ones
+    count as they are stored, so more may be needed than is asked for here, never less.
+    """
+    by_folder: dict[Path, list[tuple[Path, int]]] = defaultdict(list)
+    for path, size in files:
+        by_folder[path.parent].append((path, size))
+    by_disk: dict[int, list[Path]] = defaultdict(list)
+    for folder in by_folder:
+        by_disk[_disk_of(folder)].append(folder)
+    for folders in by_disk.values():
+        free = free_bytes(folders[0])
+        planned = [each for folder in folders for each in by_folder[folder]]
+        if free is None or sum(size for _, size in planned) <= free:
+            continue
+        needed = sum(size for path, size in planned if size != _size_of(path))
+        if needed > free:
+            raise NoRoomError(
+                f"the job brings {_shown(needed)} to the disk of {folders[0]}, which has {_shown(free)} left"
+            )
+
+
+def _disk_of(folder: Path) -> int:
+    for place in (folder, *folder.parents):
+        try:
+            return place.stat().st_dev
+        except OSError:
+            continue
+    return 0
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _shown(size: int) -> str:
+    return f"{size / MiB:,.1f} MiB"

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from kelpie_worker.gpus import VARIABLE
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.progress_file import progress_file
 from kelpie_worker.settings import Settings
 
 WORKER_SECRETS = frozenset(
     {
         "KELPIE_API_KEY",
+        "KELPIE_API_KEY_FILE",
+        "KELPIE_API_URL_FILE",
         "KELPIE_ADMIN_KEY",
         "KELPIE_TOKEN_FILE",
         "SALAD_API_KEY",
+        "SALAD_API_KEY_FILE",
         "KELPIE_REDIS_URL",
         "REDIS_URL",
     }
 )
-"""Credentials of the worker and of the control plane. A command never inherits them."""
+"""Credentials of the worker and of the control plane. A command never inherits them, nor where they stand."""
 
 STORAGE_CREDENTIALS = frozenset(
     {
@@ -63,7 +68,12 @@ def command_environment(job: LeasedJob, settings: Settings, container: Mapping[s
         "KELPIE_JOB_ID": job.id,
         "KELPIE_ATTEMPT": str(job.attempt),
         "KELPIE_STATE_FILE": str(settings.state_file.absolute()),
+        "KELPIE_PROGRESS_FILE": str(progress_file(settings.state_file)),
     }
+    if settings.slot:
+        facts["KELPIE_SLOT"] = str(settings.slot)
+        if VARIABLE in container:  # the slot's share: a job that names GPUs would take another slot's
+            facts[VARIABLE] = container[VARIABLE]
     return inherited | folders | dict(job.environment) | facts
 
 

@@ -6,7 +6,8 @@ parents. Between fork and exec nothing of the worker's state is there to go wron
 and this process keeps the worker's environment, so that a job's ``LD_LIBRARY_PATH`` or ``PYTHONHOME`` meets
 the command alone.
 
-The open file FD holds JSON: ``argv``, ``env``, and ``report``, a pipe to the worker. Its standard input is a
+The open file FD holds JSON: ``argv``, ``env``, ``report``, a pipe to the worker, and ``group``, the file by
+which the command joins its cgroup, or null. Its standard input is a
 pipe from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
 the end of the pipe, which comes with the end of the worker. Asked for either, it ends when nothing is left.
 
@@ -42,12 +43,20 @@ KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 _OOM_SCORE_STEP = 100
 _DEAD = frozenset("ZX")
+STOPPED = frozenset("Tt")
 
 
 def prctl(option: int, value: int) -> None:
     """See prctl(2). Without it, on anything but Linux, less is cleaned up."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def state_of(pid: int) -> str:
+    """The letter of a process's state; empty when there is none, or nobody can tell."""
+    with contextlib.suppress(OSError, IndexError):
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+    return ""
 
 
 def descendants(root: int) -> dict[int, tuple[str, int, int]]:
@@ -167,6 +176,7 @@ def main() -> None:
     report = order["report"]
     os.set_inheritable(report, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_PDEATHSIG, signal.SIGCONT)  # whoever was stopped has still to end what the worker leaves
     # A supervisor may signal every process there is: ending the command is the worker's business alone.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -211,6 +221,8 @@ def _become(order: dict[str, Any], failed: int, guardian: int) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
+        if order["group"]:
+            _join(order["group"])
         os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606  (argv, never a shell)
     except FileNotFoundError:
         code, why = NOT_FOUND, "command not found"
@@ -218,6 +230,14 @@ def _become(order: dict[str, Any], failed: int, guardian: int) -> NoReturn:
         code, why = NOT_STARTED, f"command cannot be started: {getattr(error, 'strerror', None) or error}"
     _tell(failed, {"why": why, "code": code})
     os._exit(code)
+
+
+def _join(group: str) -> None:
+    try:
+        with open(group, "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write("0")
+    except OSError as error:
+        raise ValueError(f"its memory cannot be limited ({error.strerror})") from None
 
 
 def _prefer_for_oom() -> None:

@@ -12,6 +12,7 @@ from kelpie.job import LIVE, UploadBacklog
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.clock import lease_clock
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.progress_file import Said
 from kelpie_worker.queue import JobQueue
 
 _BEATS_PER_INTERVAL = 3
@@ -25,7 +26,8 @@ class Heartbeat:
     ``on_drain()`` is called at every answer that asks for the job to be handed back.
     ``on_unreachable()`` is called at every vain try beyond the end of the lease: the queue may by now have
     given the job away, nobody can say. Both are called from any thread; the beats go on after
-    ``on_unreachable``. ``backlog`` says what of the job waits for its upload; the beats tell it to the queue.
+    ``on_unreachable``. ``backlog`` says what of the job waits for its upload, ``progress`` what its command
+    has said; the beats tell it to the queue.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Heartbeat:
         on_lost: Callable[[str], None],
         on_unreachable: Callable[[], None],
         backlog: Callable[[], UploadBacklog] = UploadBacklog,
+        progress: Callable[[], Said | None] = lambda: None,
         on_drain: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = lease_clock,
     ) -> None:
@@ -47,10 +50,14 @@ class Heartbeat:
         self._on_unreachable = on_unreachable
         self._backlog = backlog
         self._told: UploadBacklog | None = None  # to the queue, while something waits
+        self._progress = progress
+        self._told_progress: Said | None = None
         self._on_drain = on_drain
         self._clock = clock
         self._beating = threading.Lock()  # one beat at a time
         self._stopped = threading.Event()
+        self._wanted = threading.Event()  # a beat, before its time
+        self._beaten = threading.Event()
         self._lost = False
         self._failing = False
         self._held_until = clock() + job.lease_s
@@ -63,6 +70,15 @@ class Heartbeat:
     def stop(self) -> None:
         """No beat starts after this."""
         self._stopped.set()
+        self._wanted.set()
+
+    def tell(self, timeout_s: float) -> None:
+        """Beat now when there is progress to tell, and wait so long for it: the command has ended."""
+        if self._progress() is self._told_progress:
+            return
+        self._beaten.clear()
+        self._wanted.set()
+        self._beaten.wait(timeout_s)
 
     @property
     def remaining_s(self) -> float:
@@ -83,12 +99,17 @@ class Heartbeat:
         period_s = self._job.heartbeat_interval / _BEATS_PER_INTERVAL
         backoff = Backoff(min(0.2, period_s), period_s)
         pause_s = 0.0
-        while not self._stopped.wait(pause_s) and not self._lost:
+        while True:
+            self._wanted.wait(pause_s)
+            self._wanted.clear()
+            if self._stopped.is_set() or self._lost:
+                return
             if self._beat():
                 backoff.reset()
                 pause_s = period_s
             else:
                 pause_s = backoff.pause_s()
+            self._beaten.set()
 
     def _beat(self) -> bool:
         """One try to renew the lease; False when it got no answer."""
@@ -97,8 +118,9 @@ class Heartbeat:
                 return True
             sent = self._clock()  # the lease lasts from when the queue renewed it, which is later than this
             try:
-                backlog = self._news()
-                reply = self._queue.heartbeat(self._job, backlog)
+                backlog, said = self._news(), self._progress()
+                progress = None if said is None or said is self._told_progress else said.to_tell()
+                reply = self._queue.heartbeat(self._job, backlog, progress)
             except NotFoundError:
                 return self._lose("deleted")
             except LeaseLostError as error:
@@ -113,6 +135,7 @@ class Heartbeat:
                 if reply.status not in LIVE or reply.reason is not None:
                     return self._lose(reply.reason or reply.status.value)
                 self._told = backlog if backlog is not None and backlog.files else None
+                self._told_progress = said
                 self._held_until = sent + self._job.lease_s
                 if self._failing:
                     self._failing = False

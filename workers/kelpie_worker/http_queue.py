@@ -34,6 +34,7 @@ from kelpie.job import (
     UploadBacklog,
     from_iso,
 )
+from kelpie.progress import ProgressReport
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH, UnknownCallError
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -81,11 +82,18 @@ class HttpQueue:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnavailableError(f"GET /work answered with something that is no job: {error!r}") from error
 
-    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
+    def heartbeat(
+        self,
+        job: LeasedJob,
+        backlog: UploadBacklog | None = None,
+        progress: ProgressReport | None = None,
+    ) -> HeartbeatReply:
         """See JobQueue."""
         # Tried twice (see above): a silent one must leave room for others before the lease ends.
         timeout_s = min(_ANSWER_TIMEOUT_S, max(0.5, job.heartbeat_interval / 3))
-        body = {} if backlog is None else {"upload_backlog": backlog.to_wire()}
+        body: Json = {} if backlog is None else {"upload_backlog": backlog.to_wire()}
+        if progress is not None:
+            body["progress"] = progress.to_wire()
         answer = self._report(job, "heartbeat", body, timeout_s=timeout_s)
         try:
             return HeartbeatReply(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import urllib3
@@ -12,6 +12,28 @@ _TIMEOUT = urllib3.Timeout(connect=3, read=10)
 _TRIES = 3
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class Provider(Protocol):
+    """Whom a worker asks for another machine or a fresh container."""
+
+    def reallocate(self, reason: str) -> bool:
+        """Ask for another machine; False: refused, or nobody is there."""
+
+    def recreate(self) -> bool:
+        """Ask for a fresh container; False: refused, or nobody is there."""
+
+
+class NobodyToAsk:
+    """The provider of a slot: its supervisor hears by an exit code what it wants, and asks."""
+
+    def reallocate(self, reason: str) -> bool:  # noqa: ARG002
+        """Nobody is there."""
+        return False
+
+    def recreate(self) -> bool:
+        """Nobody is there."""
+        return False
 
 
 class MetadataService:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -13,11 +13,13 @@ import structlog
 from kelpie.errors import KelpieError, StartupError, UnavailableError
 from kelpie_worker.attempt import Attempt, Preparer
 from kelpie_worker.backoff import Backoff
+from kelpie_worker.claims import FolderClaims
 from kelpie_worker.deletion_cost import MAX_DELETION_COST, LastUploads
 from kelpie_worker.disk import MiB, low_on_space
 from kelpie_worker.exit_codes import RECREATE_CONTAINER, REPLACE_NODE, STOPPED
-from kelpie_worker.imds import MetadataService
+from kelpie_worker.imds import Provider
 from kelpie_worker.leased import LeasedJob
+from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.queue import JobQueue
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
 from kelpie_worker.state import StateFile
@@ -32,6 +34,7 @@ REPLACEMENT_WAIT_S = 60.0
 _UNREACHABLE_PAUSE_S = (0.5, 10.0)
 _REFUSED_PAUSE_S = (5.0, 60.0)
 _LOW_SPACE_PAUSE_S = 5.0
+_TAKEN_PAUSE_S = 1.0
 _MAX_REMEMBERED = 1000
 _STOP_NOW_S = 5.0
 """How long cleaning up may take after the second signal."""
@@ -49,10 +52,14 @@ class Worker:
         queue: JobQueue,
         engine: Preparer,
         state: StateFile,
-        imds: MetadataService,
+        imds: Provider,
         stop: Stop,
         uploads: LastUploads | None = None,
+        memory: MemoryLimit | None = None,
+        claims: FolderClaims | None = None,
+        machine_idle_for: Callable[[float], bool] = lambda _: True,
     ) -> None:
+        """``machine_idle_for``: whether the other slots of this machine had no job for so many seconds."""
         self._settings = settings
         self._queue = queue
         self._engine = engine
@@ -68,8 +75,13 @@ class Worker:
         self._refused = Backoff(*_REFUSED_PAUSE_S)
         self._too_early = Backoff(1.0, settings.poll_wait_s)
         self._uploads = uploads
+        self._memory = memory
+        self._claims = claims
+        self._machine_idle_for = machine_idle_for
+        self._taken: Sequence[Path] = ()  # folders of the last job, of which another slot had one
         self._running: Attempt | None = None
         self._low = False
+        self._crowded = False  # the last job finds room once outputs of earlier ones are stored
         self._short: tuple[Path, ...] = ()  # folders of the last job that had no room
         self._trouble: str | None = None  # what the last poll met, so that it is logged once
 
@@ -81,9 +93,9 @@ class Worker:
             self._collect_finals()
             if self._node_bans >= self._settings.max_job_failures:
                 return self._replace(f"jobs failed on this node: it is banned from {self._node_bans}")
-            if self._waits_for_space():
+            if self._waits_for_space() or self._waits_for_folders():
                 continue
-            if len(self._finals) >= MAX_FINALIZING:
+            if len(self._finals) >= MAX_FINALIZING or (self._crowded and self._finals):
                 self._finals[0][1].join(timeout=0.5)
                 continue
             job = self._lease()
@@ -101,15 +113,14 @@ class Worker:
 
     def deletion_cost(self) -> int:
         """What the end of this node would lose: nothing, so many seconds of work, or finished outputs."""
-        if any(thread.is_alive() for _, thread in list(self._finals)):
+        if self._uploads_finals():
             return MAX_DELETION_COST
         attempt = self._running
         if attempt is None:
             return 0
-        if attempt.started_s is None:  # its data is being fetched
-            return 1
-        last = attempt.started_s if self._uploads is None else self._uploads.last_s(attempt.job.id)
-        return min(1 + int(time.monotonic() - max(attempt.started_s, last)), MAX_DELETION_COST - 1)
+        last_s = 0.0 if self._uploads is None else self._uploads.last_s(attempt.job.id)
+        lost_s = attempt.uncommitted_s(last_s)  # none while its data is being fetched
+        return min(1 + int(lost_s), MAX_DELETION_COST - 1)
 
     def _waits_for_space(self) -> bool:
         """Whether the disks that jobs write to are too full for another one. Waits a while if so."""
@@ -127,9 +138,19 @@ class Worker:
         self._stop.requested.wait(_LOW_SPACE_PAUSE_S)
         return True
 
+    def _waits_for_folders(self) -> bool:
+        """Whether another slot still has a folder that the last job wanted. Waits a while if so."""
+        if self._claims is None or not self._taken:
+            return False
+        if self._claims.are_free(self._taken):
+            self._taken = ()
+            return False
+        self._stop.requested.wait(_TAKEN_PAUSE_S)
+        return True
+
     def _on_retire(self) -> None:
         # A poll that is left open may be given a job as long as this process lives: then it is waited for.
-        if not any(thread.is_alive() for _, thread in list(self._finals)):
+        if not self._uploads_finals():
             self._queue.stop_leasing()
 
     def _lease(self) -> LeasedJob | None:
@@ -170,6 +191,9 @@ class Worker:
             state=self._state,
             stop=self._stop,
             guardians_lost=self._guardians_lost[job.id],
+            others_upload=self._uploads_finals,
+            memory=self._memory,
+            claims=self._claims,
         )
         self._running = attempt
         attempt.run()
@@ -179,6 +203,8 @@ class Worker:
             if len(self._guardians_lost) > _MAX_REMEMBERED:
                 del self._guardians_lost[next(iter(self._guardians_lost))]
         self._short = attempt.short_of_space or self._short
+        self._crowded = attempt.crowded
+        self._taken = attempt.taken
         if attempt.finalizing:
             thread = threading.Thread(target=attempt.finalize, name=f"finalize-{job.id}", daemon=True)
             thread.start()
@@ -186,6 +212,10 @@ class Worker:
         else:
             self._node_bans = max(self._node_bans, attempt.node_bans)
         self._last_work = time.monotonic()
+
+    def _uploads_finals(self) -> bool:
+        """Whether outputs of earlier jobs are on their way."""
+        return any(thread.is_alive() for _, thread in list(self._finals))
 
     def _collect_finals(self) -> None:
         """Take note of the jobs whose data is through."""
@@ -207,7 +237,9 @@ class Worker:
         limit_s = self._settings.max_time_with_no_work_s
         self._collect_finals()
         # an API out of reach says nothing about work, and another node would not reach it either
-        return 0 < limit_s <= idle_s and not self._finals and self._trouble is None
+        if not 0 < limit_s <= idle_s or self._finals or self._trouble is not None:
+            return False
+        return self._machine_idle_for(limit_s)
 
     def _replace(self, reason: str) -> int:
         """Ask for another machine, once every transfer of every job is through."""

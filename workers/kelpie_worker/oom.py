@@ -17,8 +17,9 @@ class OomCounter:
     proves nothing: anybody may send that.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
-        self._source = _source(_ROOT if root is None else root)
+    def __init__(self, root: Path | None = None, *, events: Path | None = None) -> None:
+        """``events``: the ``memory.events`` of the group to count in, rather than that of this process."""
+        self._source = events or _source(_ROOT if root is None else root)
         self._before = self._count()
 
     def rose(self, *, of_machine: bool) -> bool:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,11 +17,16 @@ from typing import IO, Any
 import structlog
 
 from kelpie_worker import guardian, orphans
+from kelpie_worker.memory_limit import CommandGroup
 from kelpie_worker.oom import OomCounter
+from kelpie_worker.programs import GUARDIAN, lean_program
 
 _HURRY_POLL_S = 0.05
 _GUARDIAN = guardian.__file__
 _GONE_TIMEOUT_S = guardian.KILL_TIMEOUT_S + 5.0
+_LOOK_S = 1.0
+MAX_STOPS = 30
+"""How often a guardian is found stopped and continued before it is given up, and the command with it."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -75,15 +79,22 @@ class Command:
         *,
         stdout: int | None = None,
         stderr: int | None = None,
+        group: CommandGroup | None = None,
     ) -> None:
-        """Start it; ``on_exit`` is called from another thread when it has ended. CommandNotStartedError."""
+        """Start it; ``on_exit`` is called from another thread when it has ended. CommandNotStartedError.
+
+        ``group`` limits its memory, and is deleted with its end.
+        """
         self.exited = threading.Event()
         self._on_exit = on_exit
-        self._oom = OomCounter()
+        self._group = group
+        self._oom = OomCounter(events=None if group is None else group.events)
         self._exit: Exit | None = None
         self._told = False
         self._gone = threading.Event()
-        self._guardian, self._report = _launch(argv, env, stdout, stderr)
+        self._guardian, self._report = _launch(argv, env, stdout, stderr, group)
+        # from the beginning: a command may stop its guardian before that has said that it started
+        threading.Thread(target=self._keep_guarded, name=f"guard-{self._guardian.pid}", daemon=True).start()
         first = self._read()
         said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
         if first:
@@ -91,6 +102,8 @@ class Command:
         if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
             self._report.close()
             self._close_guardian()
+            self._end_group()
+            self._gone.set()
             code = said.get("code", guardian.NOT_STARTED)
             raise CommandNotStartedError(f"{said['why']}: {argv[0][:200]!r}", code)
         self.pid: int = first["pid"]
@@ -140,7 +153,27 @@ class Command:
         if not told_apart:  # the guardian was killed, and the kernel has killed the command with it
             orphans.kill()
             self._end(None, int(signal.SIGKILL), guardian_killed=True)
+        self._end_group()
         self._gone.set()
+
+    def _keep_guarded(self) -> None:
+        """A guardian that somebody stops, maybe the command, tells no end and kills nothing: it goes on."""
+        stops = 0
+        while not self._gone.wait(_LOOK_S):
+            if guardian.state_of(self._guardian.pid) not in guardian.STOPPED:
+                continue
+            stops += 1
+            if stops > MAX_STOPS:
+                _log.error("the guardian of a command is stopped again and again", pid=self._guardian.pid)
+                self._guardian.kill()
+                return
+            if stops == 1:
+                _log.warning("the guardian of a command was stopped; it goes on", pid=self._guardian.pid)
+            self._guardian.send_signal(signal.SIGCONT)
+
+    def _end_group(self) -> None:
+        if self._group is not None:
+            self._group.end()
 
     def _end(self, code: int | None, number: int | None, *, guardian_killed: bool = False) -> None:
         failed = code != 0 and not self._told
@@ -176,17 +209,26 @@ class Command:
 
 
 def _launch(
-    argv: Sequence[str], env: Mapping[str, str], stdout: int | None, stderr: int | None
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    stdout: int | None,
+    stderr: int | None,
+    group: CommandGroup | None,
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     read_end, write_end = os.pipe()
     order_fd = os.memfd_create("kelpie-order") if hasattr(os, "memfd_create") else _temporary_file()
     try:
-        order = {"argv": list(argv), "env": dict(env), "report": write_end}
+        order = {
+            "argv": list(argv),
+            "env": dict(env),
+            "report": write_end,
+            "group": None if group is None else str(group.processes),
+        }
         with open(os.dup(order_fd), "wb") as file:  # noqa: PTH123  (an open file)
             file.write(json.dumps(order).encode("ascii"))
         with orphans.starting():
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _GUARDIAN, str(order_fd)],
+                [*lean_program(GUARDIAN, _GUARDIAN), str(order_fd)],
                 stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=stderr,

@@ -14,6 +14,7 @@ from kelpie.job import (
     Outcome,
     UploadBacklog,
 )
+from kelpie.progress import ProgressReport
 from kelpie_worker.leased import LeasedJob
 
 MAX_REASON_LENGTH = 2000
@@ -38,10 +39,15 @@ class JobQueue(Protocol):
         A poll whose answer was lost is repeated as the same poll, so that it gets the job it was given.
         """
 
-    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
+    def heartbeat(
+        self,
+        job: LeasedJob,
+        backlog: UploadBacklog | None = None,
+        progress: ProgressReport | None = None,
+    ) -> HeartbeatReply:
         """Renew the lease. NotFoundError: the job was deleted.
 
-        ``backlog`` is what waits for its upload; None: what was said before.
+        ``backlog`` is what waits for its upload, ``progress`` what the command says; None: as before.
         """
 
     def completed(self, job: LeasedJob) -> FinishReply:

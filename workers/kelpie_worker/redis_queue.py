@@ -20,6 +20,7 @@ from kelpie.job import (
     Outcome,
     UploadBacklog,
 )
+from kelpie.progress import ProgressReport
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -78,10 +79,15 @@ class RedisQueue:
             lease=lease.secret,
         )
 
-    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
+    def heartbeat(
+        self,
+        job: LeasedJob,
+        backlog: UploadBacklog | None = None,
+        progress: ProgressReport | None = None,
+    ) -> HeartbeatReply:
         """See JobQueue."""
         store, user_id = self._open()
-        return store.heartbeat(job.id, self._holder(job), user_id=user_id, backlog=backlog)
+        return store.heartbeat(job.id, self._holder(job), user_id=user_id, backlog=backlog, progress=progress)
 
     def completed(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""

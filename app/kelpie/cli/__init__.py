@@ -39,6 +39,7 @@ COMMANDS = {
     "resume": _Entry("Let held jobs be leased again.", module="control"),
     "requeue": _Entry("Open failed or canceled jobs again.", module="control"),
     "unban": _Entry("Let nodes have jobs again on which they failed.", module="control"),
+    "prioritize": _Entry("Give live jobs another priority.", module="control"),
     "delete": _Entry("Delete jobs and their records for good."),
     "drain": _Entry("Empty nodes, and keep them empty."),
     "logs": _Entry("Show what the commands of a job print."),

@@ -18,7 +18,7 @@ Environment: KELPIE_REDIS_URL (redis://127.0.0.1:6379/0), KELPIE_ADMIN_KEY (the 
 characters or more; a new value replaces the old key), KELPIE_CORS_ORIGINS (*), KELPIE_MAX_BODY_BYTES,
 KELPIE_EVENT_STREAM_S (3600), KELPIE_REDIS_WAIT_S (30), KELPIE_SHUTDOWN_GRACE_S (30),
 KELPIE_LOG_LEVEL (info), KELPIE_METRICS_TOKEN, KELPIE_WAIT_REPLICAS (0), KELPIE_RQ_URL, rate limits, and more:
-see docs/reference/settings.md.
+see docs/reference/settings.md. A value may stand in a file: KELPIE_ADMIN_KEY_FILE=/run/secrets/admin_key.
 
 \b
 Exit codes:

@@ -1,4 +1,4 @@
-"""``kelpie hold``, ``resume``, ``requeue`` and ``unban``: what owners do to jobs that go on afterwards."""
+"""``kelpie hold``, ``resume``, ``requeue``, ``unban``, ``prioritize``: what owners do to jobs that go on."""
 
 from __future__ import annotations
 
@@ -79,4 +79,17 @@ unban = _command(
   kelpie unban 5b2e0f4e-6a0e-4c53-9d0a-1f2f3a4b5c6d
   kelpie unban --node node-3 5b2e0f4e-6a0e-4c53-9d0a-1f2f3a4b5c6d""",
     click.option("--node", metavar="NAME", help="Only this node; default: every node."),
+)
+
+prioritize = _command(
+    "prioritize",
+    Client.prioritize,
+    "prioritized",
+    "Give live jobs another priority: among those that wait, higher ones go first.",
+    """\
+  kelpie prioritize --priority 9 5b2e0f4e-6a0e-4c53-9d0a-1f2f3a4b5c6d
+  kelpie jobs --label sweep=7 --json | jq -r '.[].id' | xargs kelpie prioritize --priority 0""",
+    click.option(
+        "--priority", type=click.IntRange(0, 255), required=True, help="0 to 255, higher goes first."
+    ),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,9 +13,9 @@ from rich.text import Text
 
 from kelpie.cli import exit_codes
 from kelpie.cli.options import json_option, url_option
-from kelpie.cli.output import STATUS_STYLES, ago, cell, console, duration, print_json, safe, table
+from kelpie.cli.output import STATUS_STYLES, ago, cell, console, duration, print_json, progress, safe, table
 from kelpie.client import Client, Job
-from kelpie.job import FAILURES, Attempt, JobStatus, SyncEntry, iso
+from kelpie.job import FAILURES, Attempt, JobStatus, SyncEntry, from_iso, iso
 
 
 @click.command(
@@ -102,6 +103,7 @@ def _facts(job: Job) -> Table:
         facts.add_row("priority", cell(spec.priority))
     for name, time_ms in (("created", job.created), ("started", job.started), ("ended", job.ended)):
         facts.add_row(name, cell(iso(time_ms)))
+    _add_progress(facts, job.wire)
     facts.add_row("heartbeat", cell("–" if job.heartbeat is None else f"{ago(job.heartbeat)} ago"))
     if spec.sync is not None:
         for name in ("before", "during", "after"):
@@ -110,6 +112,23 @@ def _facts(job: Job) -> Table:
     if spec.labels:
         facts.add_row("labels", cell(" ".join(f"{key}={value}" for key, value in spec.labels.items())))
     return facts
+
+
+def _add_progress(facts: Table, wire: Mapping[str, Any]) -> None:
+    """What the command says of its progress, if it does."""
+    told = wire.get("progress")
+    if not told:
+        return
+    facts.add_row("progress", cell(progress(wire)))
+    if told.get("step") is not None:
+        of = "" if told.get("total") is None else f" of {told['total']:,}"
+        facts.add_row("step", cell(f"{told['step']:,}{of}"))
+    metrics = (told.get("metrics") or {}).items()
+    if metrics:
+        facts.add_row("metrics", cell(" ".join(f"{name}={value:.6g}" for name, value in metrics)))
+    for name, key in (("checkpoint", "checkpoint"), ("said so", "updated")):
+        if told.get(key) is not None:
+            facts.add_row(name, cell(f"{ago(from_iso(told[key]))} ago"))
 
 
 def _entry(entry: SyncEntry) -> str:

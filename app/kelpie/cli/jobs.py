@@ -8,7 +8,7 @@ import click
 
 from kelpie.cli import exit_codes
 from kelpie.cli.options import json_option, pairs, url_option
-from kelpie.cli.output import STATUS_STYLES, ago, cell, console, print_json, table
+from kelpie.cli.output import STATUS_STYLES, ago, cell, console, print_json, progress, table
 from kelpie.client import Client
 from kelpie.job import JobStatus
 
@@ -61,7 +61,7 @@ def command(
     if not jobs:
         click.echo("No jobs.")
         return
-    shown = table("status", "id", "queue", "attempt", "failures", "node", "age")
+    shown = table("status", "id", "queue", "attempt", "failures", "node", "progress", "age")
     for job in jobs:
         shown.add_row(
             cell(job.status, STATUS_STYLES[job.status]),
@@ -70,6 +70,7 @@ def command(
             cell(job.attempt),
             cell(f"{job.num_failures}/{job.spec.max_failures}"),
             cell(job.machine_id),
+            cell(progress(job.wire)),
             cell(ago(job.created)),
         )
     console().print(shown)

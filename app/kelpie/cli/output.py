@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kelpie.errors import InvalidInputError, KelpieError, UnauthenticatedError
-from kelpie.job import JobStatus
+from kelpie.job import JobStatus, from_iso
 
 _PIPE_WIDTH = 220  # columns when the output is not a terminal: nobody wraps it
 _LONGEST = 500  # characters of one value
@@ -98,6 +98,22 @@ def table(*columns: str) -> Table:
 def ago(time_ms: int | None) -> str:
     """How long ago, in the two largest units."""
     return "–" if time_ms is None else duration(max(0.0, time.time() - time_ms / 1000))
+
+
+def progress(wire: Mapping[str, Any]) -> str | None:
+    """How far a job is and how long it may take, of a job as the API tells it; None: it does not say."""
+    told = wire.get("progress")
+    if not told:
+        return None
+    parts = []
+    if told.get("fraction") is not None:
+        parts.append(f"{100 * told['fraction']:.3g}%")
+    elif told.get("step") is not None:
+        parts.append(f"step {told['step']:g}")
+    if told.get("eta") is not None:
+        left_s = (from_iso(told["eta"]) or 0) / 1000 - time.time()
+        parts.append(f"{duration(max(0.0, left_s))} left")
+    return ", ".join(parts) or None
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from kelpie.errors import StartupError
     epilog="""\b
 Examples:
   KELPIE_API_KEY=klp_… kelpie worker --queue simulations
+  kelpie worker --queue simulations --slots 4
   KELPIE_API_URL=redis://10.0.0.5:6379/0 KELPIE_API_KEY=klp_… kelpie worker --queue simulations
 
 \b
@@ -31,8 +32,9 @@ Exit codes:
 )
 @click.option("--queue", metavar="NAME", help="The queue (container group) to serve.")
 @click.option("--machine-id", metavar="ID", help="The name of this node.")
+@click.option("--slots", metavar="N", help="How many jobs run at once; GPUs are divided among them.")
 @click.option("--settings", "show_settings", is_flag=True, help="List every environment variable and exit.")
-def command(queue: str | None, machine_id: str | None, *, show_settings: bool) -> None:
+def command(queue: str | None, machine_id: str | None, slots: str | None, *, show_settings: bool) -> None:
     """Lease jobs of one queue, run their commands, move their data, until stopped."""
     from kelpie_worker.settings import Settings, settings_table
 
@@ -41,11 +43,12 @@ def command(queue: str | None, machine_id: str | None, *, show_settings: bool) -
             unit = f" {row.unit}" if row.unit else ""
             click.echo(f"{', '.join(row.env)} [{row.default or 'not set'}{unit}]\n    {row.help}")
         return
+    options = {"container_group_id": queue, "machine_id": machine_id, "slots": slots}
     try:
-        settings = Settings.from_env(container_group_id=queue, machine_id=machine_id)
+        settings = Settings.from_env(None, **options)
+        from kelpie_worker.main import run
+
+        sys.exit(run(settings, options))
     except StartupError as error:
         click.echo(f"kelpie worker: {error}", err=True)
         sys.exit(78)
-    from kelpie_worker.main import run
-
-    sys.exit(run(settings))

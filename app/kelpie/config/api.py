@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 MIN_ADMIN_KEY_CHARS = 32
@@ -104,6 +105,14 @@ class ApiSettings(BaseSettings):
         le=3660,
         description="How long a job's output is kept after its last line, in days.",
     )
+    tls_cert_file: FilePath | None = Field(
+        default=None,
+        description="A certificate (PEM, with its chain) that the API serves HTTPS with; none: plain HTTP, "
+        "for a proxy in front.",
+    )
+    tls_key_file: FilePath | None = Field(
+        default=None, validate_default=True, description="The private key (PEM) of KELPIE_TLS_CERT_FILE."
+    )
     drain_delay_s: float = Field(
         default=0,
         ge=0,
@@ -130,6 +139,13 @@ class ApiSettings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(origin.strip().rstrip("/") for origin in value.split(",") if origin.strip())
+        return value
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _goes_with_its_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_cert_file" in info.data and (value is None) != (info.data["tls_cert_file"] is None):
+            raise ValueError("it goes with KELPIE_TLS_CERT_FILE: set both, or none")
         return value
 
     @field_validator("metrics_token")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
@@ -71,10 +69,6 @@ class PlatformSettings(BaseSettings):
         description="How many event streams one user may have open in each process of the API, a count.",
     )
 
-    provider: Literal["local"] = Field(
-        default="local",
-        description="Who runs the replicas of container groups: local (hosts that report to this API).",
-    )
     autoscale_interval_s: float = Field(
         default=300,
         ge=0.1,

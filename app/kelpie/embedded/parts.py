@@ -121,7 +121,12 @@ class Node(KelpieProcess):
             "OUTPUT_DIR": str(home / "output"),
             "CHECKPOINT_DIR": str(home / "checkpoint"),
         }
-        identity = {NODE_MARKER: self.name, "KELPIE_IMDS_URL": _NO_METADATA_SERVICE}
+        alone = {
+            "KELPIE_IMDS_URL": _NO_METADATA_SERVICE,
+            "KELPIE_NOTICES": "none",
+            "KELPIE_DELETION_COST": "false",
+        }
+        identity = {NODE_MARKER: self.name, **alone}
         argv = kelpie("worker", "--queue", self.queue, "--machine-id", self.name)
         return argv, {**folders, **self.environment, **identity}
 

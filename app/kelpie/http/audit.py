@@ -21,6 +21,7 @@ ACTIONS: Mapping[str, str] = {
     "jobs.resume": "resume a job",
     "jobs.requeue": "requeue a job",
     "jobs.unban": "lift a job's bans",
+    "jobs.prioritize": "change the priority of a job",
     "jobs.clear_group": "clear a queue",
     "jobs.purge_all": "delete all jobs",
     "scaling_rules.create": "make a scaling rule",

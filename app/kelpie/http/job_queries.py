@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kelpie.http.models import Body, GroupId, MachineId, Query
+from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query
 from kelpie.job import JobStatus
 from kelpie.store import Filter
 
@@ -76,6 +76,12 @@ class UnbanBody(Body):
     may_be_absent: ClassVar[bool] = True
 
     machine_id: Annotated[MachineId | None, Field(description="Absent: every node.")] = None
+
+
+class PriorityBody(Body):
+    """Which priority the job is to have."""
+
+    priority: Annotated[int, Field(ge=0, le=255, description="Higher is leased first."), WHOLE]
 
 
 class DeleteQuery(Query):

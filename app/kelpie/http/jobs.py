@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, g
@@ -9,12 +10,14 @@ from flask import Blueprint, g
 from kelpie.http.auth import admin_only, authenticate
 from kelpie.http.context import principal, scope, services
 from kelpie.http.job_models import BatchBody, JobBody, SubmitHeaders
-from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, UnbanBody
+from kelpie.http.job_queries import DeleteQuery, JobQuery, JobsQuery, PriorityBody, UnbanBody
 from kelpie.http.openapi import JOBS, replies, spec
 from kelpie.http.replies import CountReply, ErrorReply, JobListReply, JobPageReply, JobReply, MessageReply
 from kelpie.job import Job, JobStatus
+from kelpie.progress import Progress
 from kelpie.secrets import masked_job, masked_output
 from kelpie.store import Scope
+from kelpie.store.clock import wall_ms
 
 Answer = Any  # whatever Flask makes a response of
 
@@ -60,9 +63,10 @@ def listing(query: JobsQuery) -> Answer:
         page = services().store.search(scope(), query.filter, cursor=query.cursor, **how)
     else:
         page = services().store.page(scope(), query.filter, number=max(query.page, 1), **how)
+    said = services().store.progress(page.jobs)
     return {
         "_count": len(page.jobs),
-        "jobs": [masked_job(job.to_wire()) for job in page.jobs],
+        "jobs": [masked_job(job.to_wire()) | _progress(job, said, metrics=False) for job in page.jobs],
         "next_cursor": page.next_cursor,
     }
 
@@ -73,7 +77,7 @@ def get(job_id: str, query: JobQuery) -> Answer:
     """One job; with `expand=attempts` also every attempt at it, oldest first."""
     store = services().store
     job = store.get(job_id, user_id=scope())
-    wire = _shown(job)
+    wire = _shown(job) | _progress(job, store.progress([job]), metrics=True)
     if job.status is JobStatus.RUNNING and (backlog := store.upload_backlog(job_id, user_id=scope())):
         wire["upload_backlog"] = backlog.to_wire()
     if query.expand == "attempts":
@@ -129,6 +133,13 @@ def unban(job_id: str, json: UnbanBody) -> Answer:
     return _shown(services().store.unban(job_id, node=json.machine_id, user_id=scope()))
 
 
+@jobs.post("/<job_id>/prioritize")
+@spec.validate(resp=replies(HTTP_200=JobReply, **REFUSALS), tags=[JOBS], operation_id="prioritizeJob")
+def prioritize(job_id: str, json: PriorityBody) -> Answer:
+    """Give a live job another priority; a node that runs it goes on."""
+    return _shown(services().store.prioritize(job_id, json.priority, user_id=scope()))
+
+
 @jobs.delete("/container-groups/<path:container_group_id>")
 @spec.validate(resp=replies(HTTP_200=CountReply), tags=[JOBS], operation_id="clearQueue")
 def clear_group(container_group_id: str) -> Answer:
@@ -144,6 +155,15 @@ def purge_all() -> Answer:
     """Delete every job of every user (admin)."""
     services().store.purge_all()
     return "", 204
+
+
+def _progress(job: Job, said: Mapping[str, Progress], *, metrics: bool) -> dict[str, Any]:
+    """What the command says of its progress, and when it may be done; nothing when it says nothing."""
+    progress = said.get(job.id)
+    if progress is None:
+        return {}
+    eta = progress.eta(job.attempt, wall_ms()) if job.held else None
+    return {"progress": progress.to_wire(eta=eta, metrics=metrics)}
 
 
 def _shown(job: Job) -> dict[str, Any]:

@@ -88,6 +88,22 @@ class UploadBacklogReply(Reply):
     oldest_s: Annotated[float | None, Field(description="Age of the oldest of them, in seconds.")]
 
 
+class ProgressReply(Reply):
+    """What a job's command says of its progress."""
+
+    fraction: Annotated[float | None, Field(description="Of the work, from 0 to 1.")]
+    step: float | None
+    total: Annotated[float | None, Field(description="Steps.")]
+    checkpoint: Annotated[Time | None, Field(description="When it last said that one is written.")]
+    updated: Annotated[Time, Field(description="When it last said anything.")]
+    attempt: Annotated[int, Field(description="The attempt that said so.")]
+    eta: Annotated[
+        Time | None,
+        Field(description="When the job may be done, while a node runs it and the rate is known."),
+    ]
+    metrics: Annotated[dict[str, float] | None, Field(description="Only of one job, not in lists.")] = None
+
+
 class JobReply(Reply):
     """A job. With `sync` the six legacy keys are absent; with them `sync` is null."""
 
@@ -135,6 +151,9 @@ class JobReply(Reply):
     upload_backlog: Annotated[
         UploadBacklogReply | None,
         Field(description="Only of one job, while its node has something to upload."),
+    ] = None
+    progress: Annotated[
+        ProgressReply | None, Field(description="Only of jobs whose command tells it: absent otherwise.")
     ] = None
 
 

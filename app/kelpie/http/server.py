@@ -9,6 +9,8 @@ import math
 import os
 import resource
 import socket
+import ssl
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +72,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no ty
             "proc_name": "kelpie api",
             "when_ready": _announce,
         }
+        if self.settings.tls_cert_file is not None:
+            options["certfile"] = str(self.settings.tls_cert_file)
+            options["keyfile"] = str(self.settings.tls_key_file)
+            options["ssl_context"] = _only_tls_1_2_and_later
         for name, value in options.items():
             self.cfg.set(name, value)
 
@@ -182,6 +188,12 @@ class StructuredLogger(Logger):  # type: ignore[misc]  # gunicorn publishes no t
             status=status,
             duration_ms=round(request_time / timedelta(milliseconds=1), 1),
         )
+
+
+def _only_tls_1_2_and_later(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    context = make_default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _announce(arbiter: Arbiter) -> None:

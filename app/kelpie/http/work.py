@@ -38,6 +38,7 @@ def lease(query: WorkQuery, headers: WorkHeaders) -> Answer:
         raise MethodNotAllowed(["GET"])
     require_own(query.machine_id, query.container_group_id)
     bind_contextvars(node=query.machine_id)
+    services().store.open_queue(principal().user_id, query.container_group_id)
     client = request.environ.get("gunicorn.socket")
     leased = services().poller.poll(
         principal().user_id,
@@ -65,6 +66,7 @@ def heartbeat(job_id: str, json: HeartbeatBody) -> Answer:
         _holder(job_id, json),
         user_id=scope(),
         backlog=None if said is None else UploadBacklog(said.files, said.bytes, said.oldest_s),
+        progress=None if json.progress is None else json.progress.report,
     )
     return {
         "status": reply.status.value,

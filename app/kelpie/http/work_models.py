@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
-from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query
+from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query, printable
 from kelpie.job import (
     MAX_LOG_BATCH_LINES,
     MAX_LOG_LINE_CHARS,
@@ -16,6 +16,14 @@ from kelpie.job import (
     LogLine,
     LogStream,
     Outcome,
+)
+from kelpie.progress import (
+    MAX_AGE_S,
+    MAX_METRIC_NAME_CHARS,
+    MAX_METRICS,
+    MAX_RATE,
+    MAX_STEP,
+    ProgressReport,
 )
 from kelpie.store.logs import MAX_LINE_NUMBER
 
@@ -73,12 +81,45 @@ class UploadBacklogBody(Body):
     ] = None
 
 
+MetricName = Annotated[str, Field(min_length=1, max_length=MAX_METRIC_NAME_CHARS), AfterValidator(printable)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Age = Annotated[float, Field(ge=0, le=MAX_AGE_S, allow_inf_nan=False)]
+
+
+class ProgressBody(Body):
+    """What the command says of its progress."""
+
+    fraction: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    step: Annotated[Finite, Field(ge=0, le=MAX_STEP)] | None = None
+    total: Annotated[Finite, Field(ge=0, le=MAX_STEP)] | None = None
+    metrics: Annotated[dict[MetricName, Finite], Field(max_length=MAX_METRICS)] | None = None
+    checkpoint_age_s: Annotated[
+        Age | None, Field(description="Seconds since it said that a checkpoint is written.")
+    ] = None
+    age_s: Annotated[Age, Field(description="Seconds since it said anything.")] = 0.0
+    rate: Annotated[Finite, Field(ge=0, le=MAX_RATE, description="Of the work per second.")] | None = None
+
+    @property
+    def report(self) -> ProgressReport:
+        """As plain data."""
+        return ProgressReport(
+            self.fraction,
+            self.step,
+            self.total,
+            self.metrics or {},
+            self.checkpoint_age_s,
+            self.age_s,
+            self.rate,
+        )
+
+
 class HeartbeatBody(ReportBody):
-    """A sign of life, and what the node has still to upload."""
+    """A sign of life, what the node has still to upload, and how far the command is."""
 
     upload_backlog: Annotated[UploadBacklogBody | None, Field(description="Absent: as it said before.")] = (
         None
     )
+    progress: Annotated[ProgressBody | None, Field(description="Absent: as it said before.")] = None
 
 
 class FailureBody(ReportBody):

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from joserfc import jws, jwt
-from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import Key
+from joserfc import jwt
+from joserfc.errors import JoseError
 
 from kelpie.errors import ForbiddenError
+from kelpie.identity.signed import BadTokenError, Verifiers, reason_of, verified
 
-ALGORITHMS = (
-    *(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)),
-    "EdDSA",
-    "Ed25519",
-)
-"""Asymmetric ones only: with a symmetric one, whoever can verify a token can also make one."""
-
-MAX_TOKEN_CHARS = 8192
 MAX_CLAIM_CHARS = 128
-
-_REGISTRY = jws.JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
-# RFC 9864 renames EdDSA to Ed25519; tokens that say EdDSA are common and no less safe.
-warnings.filterwarnings("ignore", "EdDSA is deprecated", SecurityWarning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +34,6 @@ class ClaimNames:
     organization: str
     workload_id: str
     workload_name: str
-
-
-class Verifiers(Protocol):
-    """Where public keys come from."""
-
-    def find(self, kid: str | None, algorithm: str) -> Key | None:
-        """The key that may verify a token. Raises UnavailableError when that cannot be found out."""
-        ...
 
 
 class NodeTokens:
@@ -82,16 +61,16 @@ class NodeTokens:
 
     def verify(self, token: str) -> NodeIdentity:
         """What a token says. Raises ForbiddenError for a bad one, UnavailableError without keys."""
-        if len(token) > MAX_TOKEN_CHARS:
-            raise _bad(f"it is longer than {MAX_TOKEN_CHARS} characters")
-        claims = self._verified(token)
         try:
+            _, claims = verified(token, self._keys)
             rules = jwt.JWTClaimsRegistry(
                 now=lambda: int(self._clock()), leeway=self._leeway_s, **self._options
             )
             rules.validate(claims)
+        except BadTokenError as error:
+            raise _bad(str(error)) from None
         except JoseError as error:
-            raise _bad(_reason(error)) from None
+            raise _bad(reason_of(error)) from None
         names = self._names
         return NodeIdentity(
             machine_id=_required(claims, names.machine_id),
@@ -99,22 +78,6 @@ class NodeTokens:
             workload_id=_claim(claims, names.workload_id),
             workload_name=_claim(claims, names.workload_name),
         )
-
-    def _verified(self, token: str) -> dict[str, Any]:
-        """The claims of a token whose signature is right."""
-        try:
-            header = jws.extract_compact(token.encode("ascii", "strict"), registry=_REGISTRY).headers()
-            algorithm, kid = header.get("alg"), header.get("kid")
-            if algorithm not in ALGORITHMS:
-                raise _bad(f"its algorithm is none of {', '.join(ALGORITHMS)}")
-            if kid is not None and not isinstance(kid, str):
-                raise _bad("its key id is no text")
-            key = self._keys.find(kid, algorithm)
-            if key is None:
-                raise _bad("it is signed by a key that is not published")
-            return jwt.decode(token, key, registry=_REGISTRY).claims
-        except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _bad(_reason(error)) from None
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> str | None:
@@ -135,12 +98,6 @@ def _required(claims: Mapping[str, Any], name: str) -> str:
     if value is None:
         raise _bad(f"it has no claim {name}")
     return value
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, JoseError):
-        return (error.description or error.error.replace("_", " ")).rstrip(".")
-    return "it is no JSON Web Token"
 
 
 def _bad(why: str) -> ForbiddenError:

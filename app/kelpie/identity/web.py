@@ -10,7 +10,7 @@ from typing import Any
 
 import urllib3
 
-from kelpie.errors import UnavailableError
+from kelpie.errors import ForbiddenError, UnavailableError
 
 CONNECTIONS = 16
 CHUNK_BYTES = 65_536
@@ -18,6 +18,7 @@ CHUNK_BYTES = 65_536
 
 class Web:
     """Asks one service. Every failure is an UnavailableError: a service that is broken refuses nobody.
+    Only of a status that the caller names as a refusal it is a ForbiddenError.
 
     Its texts go to our log, never to a caller; they hold no header and no body.
     """
@@ -34,8 +35,15 @@ class Web:
             retries=False,  # redirects are not followed either: they would carry the credential elsewhere
         )
 
-    def ask(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> dict[str, Any]:
-        """The JSON object that the service answers. Raises UnavailableError."""
+    def ask(
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        *,
+        refusals: frozenset[int] = frozenset(),
+    ) -> dict[str, Any]:
+        """The JSON object that the service answers. Raises UnavailableError, ForbiddenError for a refusal."""
         deadline = time.monotonic() + 2 * self._timeout_s  # to connect, and to answer
         try:
             try:
@@ -44,6 +52,8 @@ class Web:
                 status, data = self._exchange(method, headers, body, deadline)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise UnavailableError(f"{self._shown} cannot be asked: {type(error).__name__}") from error
+        if status in refusals:
+            raise ForbiddenError(f"{self._shown} answered with status {status}")
         if status != 200:
             raise UnavailableError(f"{self._shown} answered with status {status}, not 200")
         try:

@@ -24,7 +24,7 @@ from kelpie.errors import NotFoundError
 from kelpie.providers.assess import Assessment, assess, measure
 from kelpie.providers.base import Provider
 from kelpie.scaling import Action, Decision, Demand, ScalingRule, clamp_replicas, failed
-from kelpie.store import Store
+from kelpie.store import Deed, Store
 from kelpie.store.clock import wall_ms
 
 PULSE_S = 1.0
@@ -38,6 +38,9 @@ MAX_AT_ONCE = 64
 """Rules that are evaluated at the same time; as many groups may have a provider that does not answer."""
 
 MAX_REASON_CHARS = 500
+
+ACTOR = "autoscaler"
+DROPPED = "drop a scaling rule: its container group is gone"
 
 log = structlog.get_logger(__name__)
 
@@ -208,6 +211,9 @@ class Autoscaler:
             self._store.rules.delete(rule.container_group_id, user_id=rule.user_id)
         except NotFoundError:  # deleted meanwhile
             return
+        # Its user sees it among what was done to his: nobody reads the log for him.
+        group = f"{rule.container_group_id} ({rule.container_group_name})"
+        self._store.audit.note([Deed(rule.user_id, ACTOR, DROPPED, target=group, via="platform")])
         log.warning(
             "scaling rule dropped: its container group is gone",
             container_group_id=rule.container_group_id,

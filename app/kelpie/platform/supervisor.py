@@ -18,6 +18,8 @@ from kelpie.platform.dispatcher import INTERVAL_S, Dispatcher
 from kelpie.platform.janitor import CHECK_INTERVAL_S, Janitor
 from kelpie.platform.reaper import Reaper
 from kelpie.platform.relay import Relay
+from kelpie.platform.sampler import INTERVAL_S as SAMPLE_INTERVAL_S
+from kelpie.platform.sampler import Sampler
 from kelpie.platform.tasks import keeping
 from kelpie.platform.ticker import Ticker
 from kelpie.providers import make_provider
@@ -35,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Runs relay, dispatcher, reaper, autoscaler, janitor and deliverers until a signal ends them."""
+    """Runs the tickers (relay, dispatcher, reaper, autoscaler, …) and deliverers until a signal ends them."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
@@ -50,11 +52,13 @@ class Supervisor:
         dispatcher = Dispatcher(
             deliveries, self._rq, workers=settings.webhook_workers, timeout_s=settings.webhook_timeout_s
         )
+        self._sampler = Sampler(store)
         self._tickers = [
             Ticker("relay", Relay(store, deliveries).tick, RELAY_INTERVAL_S),
             Ticker("dispatcher", dispatcher.tick, INTERVAL_S),
             Ticker("reaper", Reaper(store).tick, settings.reap_interval_s),
             Ticker("autoscaler", self._autoscaler.tick, self._autoscaler.pulse_s),
+            Ticker("sampler", self._sampler.tick, SAMPLE_INTERVAL_S),
         ]
         if settings.retention_days:
             janitor = Janitor(store, keep_days=settings.retention_days)
@@ -95,8 +99,9 @@ class Supervisor:
             deliverer.stop(max(0.0, deadline - time.monotonic()))
         try:
             self._autoscaler.close()
+            self._sampler.close()
         except UnavailableError:
-            log.warning("redis is away; the lock of the autoscaler ends by itself")
+            log.warning("redis is away; the locks of autoscaler and sampler end by themselves")
         self._rq.close()
         log.info("platform has stopped")
 

@@ -35,7 +35,7 @@ class Deed:
     username: str
     action: str  # the operation, such as cancel a job
     target: str  # of what: an id, a path
-    via: str  # api or pages
+    via: str  # api or pages; platform: nobody asked for it
     key_id: str | None = None  # of the API key that was shown
     address: str | None = None  # where it came from
     count: int = 1  # how often, in the second before it was written

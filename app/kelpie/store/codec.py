@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kelpie.errors import InvalidInputError
@@ -21,6 +22,9 @@ from kelpie.store.records import Event, EventType, Queue
 
 MAX_SPEC_BYTES = 1024 * 1024
 """The JSON of one definition, at most."""
+
+MAX_PRIORITY = 255
+_PRIORITY_STEP = 2**44  # of a job's place; see lua/prelude.lua
 
 MAX_REASON_CHARS = 2000
 """Of the reason of a failure, in words."""
@@ -95,11 +99,13 @@ def fields_of(raw: Mapping[Any, Any] | Sequence[bytes]) -> Fields:
 
 
 def decode_job(job_id: str, queue: Queue, fields: Fields, spec: bytes) -> Job:
-    """A job of a queue from its hash and its definition."""
+    """A job of a queue from its hash and its definition; its place tells its priority, which may change."""
+    defined = decode_spec(spec, queue.container_group_id)
+    priority = MAX_PRIORITY - int(fields["place"]) // _PRIORITY_STEP
     return Job(
         id=job_id,
         user_id=queue.user_id,
-        spec=decode_spec(spec, queue.container_group_id),
+        spec=defined if defined.priority == priority else replace(defined, priority=priority),
         status=JobStatus(fields.get("status", JobStatus.PENDING)),
         created=int(fields["order"]) // 1000,
         started=_time(fields, "started"),

@@ -1,13 +1,14 @@
-"""What owners do to their jobs: cancel, hold, resume, requeue, unban, delete."""
+"""What owners do to their jobs: cancel, hold, resume, requeue, unban, prioritize, delete."""
 
 from __future__ import annotations
 
 from kelpie.errors import ConflictError
 from kelpie.job import TERMINAL, Job
 from kelpie.store.access import no_such_job
+from kelpie.store.codec import MAX_PRIORITY
 from kelpie.store.connection import translated
 from kelpie.store.jobs import Jobs
-from kelpie.store.names import checked
+from kelpie.store.names import checked, within
 from kelpie.store.records import Queue
 from kelpie.store.registry import Place
 from kelpie.store.scripts import Argument
@@ -51,6 +52,14 @@ class Control(Jobs):
         if node is not None:
             checked("machine_id", node)
         return self._change("unban", "unbanned", job_id, user_id, node=node or "")
+
+    def prioritize(self, job_id: str, priority: int, *, user_id: str | None = None) -> Job:
+        """Gives a live job another priority (0…255, higher first); one that a node runs keeps it for later.
+
+        Raises ConflictError for a job that has ended, InvalidInputError for another number.
+        """
+        within("priority", priority, 0, MAX_PRIORITY)
+        return self._change("prioritize", "prioritized", job_id, user_id, priority=priority)
 
     def _change(self, script: str, done: str, job_id: str, user_id: str | None, **arguments: Argument) -> Job:
         place = self._place_of(job_id, user_id)

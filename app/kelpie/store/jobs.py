@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kelpie.job import Attempt, Job, JobStatus
+from kelpie.progress import Progress
 from kelpie.secrets import masked_arguments, masked_text
 from kelpie.store import codec
 from kelpie.store.access import Access, no_such_job
 from kelpie.store.connection import translated
 from kelpie.store.ids import queue_number_of
+from kelpie.store.keys import QueueKeys
 from kelpie.store.listing import Position, check_page, read_after, read_page
 from kelpie.store.registry import Place
 from kelpie.store.waiting import explained
@@ -132,6 +134,25 @@ class Jobs(Access):
         closed = [codec.decode_attempt(record) for record in records]
         current = codec.open_attempt(codec.fields_of(state))
         return closed if current is None else [*closed, current]
+
+    def progress(self, jobs: Sequence[Job]) -> dict[str, Progress]:
+        """What the commands of these jobs say of their progress, by job; nothing of those that say nothing.
+
+        Costs one round trip. Whose jobs they are was settled when they were read.
+        """
+        asked = [job.id for job in jobs if job.attempt > 0]
+        if not asked:
+            return {}
+        with translated():
+            reading = self.redis.pipeline(transaction=False)
+            for job_id in asked:
+                reading.get(QueueKeys(_number(job_id)).progress(job_id))
+            answers = reading.execute()
+        return {
+            job_id: Progress.decode(value)
+            for job_id, value in zip(asked, answers, strict=True)
+            if value is not None
+        }
 
     def _places(self, user_id: str | None, chosen: Filter) -> list[Place]:
         places = self._registry.all(user_id)

@@ -27,6 +27,9 @@ kelpie:{queue}:heartbeat:<id>         string  ``<attempt> <node>`` of the holder
                                               absence is what stale looks like from outside
 kelpie:{queue}:backlog:<id>           string  what waits for its upload on the job's node: files, bytes, age
                                               of the oldest in s, with blanks; TTL: the lease time
+kelpie:{queue}:progress:<id>          string  what its command last said of its progress: when it was told in
+                                              ms, attempt, and the report as JSON; see progress.py; 8 KiB at
+                                              most, and only of jobs that say something
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
@@ -50,7 +53,8 @@ kelpie:{users}:user:<id>              hash    username, created (ms), webhook_se
 kelpie:{users}:user_keys:<id>         set     digests of the API keys of a user; may name expired ones
 kelpie:{users}:key:<sha256>           hash    see KEY_FIELDS; TTL = its expiry, where it has one
 kelpie:{users}:session:<sha256>       hash    a browser's session: key (digest of its API key), expires (ms),
-                                              notice (what its next page says); TTL = its end
+                                              notice (what its next page says), own (1: the key was made for
+                                              it, and ends with it); TTL = its end
 kelpie:{audit}:all                    stream  who did what, the last 100,000 entries; see audit.py
 kelpie:{audit}:user:<id>              stream  what a user did, the last 10,000
 kelpie:{rules}:rules                  zset    container groups that have a scaling rule, by its creation in ms
@@ -76,6 +80,9 @@ kelpie:{webhooks}:queued              hash    user → how many deliveries are n
 kelpie:{webhooks}:sequence            string  number of the last delivery
 kelpie:{metrics}:requests             hash    what all API processes have counted; see metrics.py
 kelpie:{metrics}:processes            hash    API process → number of its last report, open polls, time (s)
+kelpie:{metrics}:history[:<user>]     stream  samples of a user's figures, or of all users', a day of one a
+                                              minute; see history.py; TTL: 26 hours
+kelpie:{metrics}:sampler              string  the platform process that samples; TTL = seconds without a sign
 kelpie:{limits}:<minute>              hash    what was spent of each rate limit; TTL 2 minutes
 ====================================  ======  ==============================================================
 
@@ -211,6 +218,7 @@ PROCESSES = "kelpie:{metrics}:processes"
 API_KEY_PREFIX = "kelpie:{users}:key:"
 RULES = "kelpie:{rules}:rules"
 GROUPS = "kelpie:{rules}:groups"
+SAMPLER_LOCK = "kelpie:{metrics}:sampler"
 AUTOSCALER_LOCK = "kelpie:{rules}:autoscaler"
 DELIVERY_USERS = "kelpie:{webhooks}:users"
 AUDIT = "kelpie:{audit}:all"
@@ -234,6 +242,11 @@ def deliveries_of_job(job_id: str) -> str:
 def spent(minute: int) -> str:
     """What was spent of each rate limit in a minute since 1970 UTC."""
     return f"kelpie:{{limits}}:{minute}"
+
+
+def history(user_id: str | None) -> str:
+    """How a user's figures were over the last day; None: those of all users together."""
+    return "kelpie:{metrics}:history" + ("" if user_id is None else f":{user_id}")
 
 
 def user_queues(user_id: str) -> str:
@@ -340,6 +353,10 @@ class QueueKeys:
     def backlog(self, job_id: str) -> str:
         """What waits for its upload on the job's node."""
         return f"{self.prefix}backlog:{job_id}"
+
+    def progress(self, job_id: str) -> str:
+        """What the job's command said of its progress."""
+        return f"{self.prefix}progress:{job_id}"
 
     def bans(self, node: str) -> str:
         """The live jobs that ban a node."""

@@ -18,6 +18,7 @@ from kelpie.job import (
     Outcome,
     UploadBacklog,
 )
+from kelpie.progress import ProgressReport
 from kelpie.store import uploads
 from kelpie.store.access import job_of
 from kelpie.store.codec import encode_details
@@ -65,13 +66,21 @@ class Leases(Drains):
         *,
         user_id: str | None = None,
         backlog: UploadBacklog | None = None,
+        progress: ProgressReport | None = None,
     ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
-        ``backlog`` is what the holder has to upload; None leaves what he said before. Raises NotFoundError.
+        ``backlog`` is what the holder has to upload, ``progress`` what the command says; None leaves what was
+        said before. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
-        status, reason, expires = self._about("heartbeat", place, job_id, **credentials(holder))
+        status, reason, expires = self._about(
+            "heartbeat",
+            place,
+            job_id,
+            **credentials(holder),
+            progress="" if progress is None else progress.encode(),
+        )
         if backlog is not None and expires:
             with translated():
                 uploads.note(self.redis, place.keys, job_id, backlog)

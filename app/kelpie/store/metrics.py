@@ -109,7 +109,7 @@ class Metrics:
         places = self._registry.all(user_id)
         found: list[QueueFigures] = []
         with translated():
-            now_s = _server_time(self._client)
+            now_s = server_time(self._client)
             for first in range(0, len(places), QUEUES_PER_READ):
                 chunk = places[first : first + QUEUES_PER_READ]
                 reading = self._client.pipeline(transaction=False)
@@ -127,7 +127,7 @@ class Metrics:
     def api(self) -> ApiFigures:
         """What all API processes have counted, and how many there are."""
         with translated():
-            now_s = _server_time(self._client)
+            now_s = server_time(self._client)
             totals = fields_of(self._client.hgetall(keys.REQUESTS))
             said = fields_of(self._client.hgetall(keys.PROCESSES))
         alive = [words for words in map(str.split, said.values()) if now_s - int(words[2]) <= 10]
@@ -168,7 +168,8 @@ class Metrics:
         return minute, [int(total) for total in totals]
 
 
-def _server_time(client: redis.Redis) -> float:
+def server_time(client: redis.Redis) -> float:
+    """The time of the server (of a cluster: of one of them), in s since 1970 UTC."""
     seconds, microseconds = servers(client)[0].time()
     return float(seconds) + float(microseconds) / 1e6
 

@@ -1,4 +1,4 @@
-"""The names that callers choose: what they may look like."""
+"""The names and numbers that callers choose: what they may look like."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def checked(field: str, value: str) -> str:
     else:
         return value
     raise InvalidInputError(f"{field} {problem}.", errors=((field, problem),))
+
+
+def within(field: str, value: int, low: int, high: int) -> None:
+    """Raises InvalidInputError for a value outside ``low``…``high``."""
+    if not low <= value <= high:
+        problem = f"must be {low}…{high}"
+        raise InvalidInputError(f"{field} is {value}; it {problem}.", errors=((field, problem),))

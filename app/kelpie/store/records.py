@@ -120,6 +120,7 @@ class EventType(StrEnum):
     RESUMED = "resumed"  # and lets it go on
     REQUEUED = "requeued"  # a failed or canceled job was opened again, or a delayed one goes at once
     UNBANNED = "unbanned"  # a node may have the job again
+    PRIORITIZED = "prioritized"  # it has another priority
     PURGED = "purged"
 
 

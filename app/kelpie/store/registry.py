@@ -13,6 +13,8 @@ from kelpie.store.records import Queue
 from kelpie.store.scripts import Scripts
 
 MAX_CACHED = 100_000
+MAX_OPENED = 1000
+"""How many queues a user's polls may make: a node that invents names must not fill the server."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,16 @@ class Registry:
         )
         return self._remember(Queue(int(number), user_id, container_group_id))
 
+    def open(self, user_id: str, container_group_id: str) -> None:
+        """Make the queue that a node asks, unless its user has very many: the node may be there first."""
+        if self.find(user_id, container_group_id) is None:
+            with translated():
+                opened = self._client.scard(keys.user_queues(user_id))
+            if opened < MAX_OPENED:
+                self.register(user_id, container_group_id)
+
     def find(self, user_id: str, container_group_id: str) -> Place | None:
-        """The queue, or None when no job was ever submitted to it."""
+        """The queue, or None when there never was a job for it, nor a node."""
         known = self._by_name.get((user_id, container_group_id))
         if known is not None:
             return known

@@ -36,6 +36,7 @@ QUEUE_SCRIPTS = (
     "resume",
     "requeue",
     "unban",
+    "prioritize",
     "purge",
     "clear",
     "purge_queue",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
 
-from kelpie.errors import ForbiddenError
+from kelpie.errors import ForbiddenError, NotFoundError
 from kelpie.store import keys
 from kelpie.store.api_keys import digest_of
 from kelpie.store.clock import wall_ms
@@ -43,14 +44,19 @@ class Sessions:
         self._users = users
         self._clock = clock
 
-    def begin(self, key: str, *, ttl_s: int) -> str:
-        """A new session of whom that API key speaks for; its secret. Raises ForbiddenError."""
+    def begin(self, key: str, *, ttl_s: int, for_itself: bool = False) -> str:
+        """A new session of whom that API key speaks for; its secret. Raises ForbiddenError.
+
+        ``for_itself``: the key was made for this session, and ends with it.
+        """
         principal = self._users.authenticate(key)
         if principal is None:
             raise ForbiddenError("This API key is not known here.")
         token = secrets.token_urlsafe(32)
         name = keys.session(digest_of(token))
         fields: dict[Any, Any] = {"key": digest_of(key), "expires": self._clock() + 1000 * ttl_s}
+        if for_itself:
+            fields["own"] = 1
         with translated():
             writing = self._client.pipeline(transaction=True)
             writing.hset(name, mapping=fields)
@@ -69,6 +75,8 @@ class Sessions:
         principal = self._users.of_digest(fields["key"])
         if principal is None:  # the key was revoked, or has expired
             return None
+        if "own" in fields:  # a key that its user makes meanwhile may outlive it: he has not shown a key
+            principal = replace(principal, key_expires=None)
         return Session(principal, int(fields["expires"]), fields.get("notice"))
 
     def tell(self, token: str, notice: str) -> None:
@@ -88,5 +96,10 @@ class Sessions:
 
     def end(self, token: str) -> None:
         """End a session; harmless when there is none."""
+        name = keys.session(digest_of(token))
         with translated():
-            self._client.delete(keys.session(digest_of(token)))
+            fields = fields_of(self._client.hgetall(name))
+            self._client.delete(name)
+        if "own" in fields and (principal := self._users.of_digest(fields["key"], note_use=False)):
+            with suppress(NotFoundError):
+                self._users.revoke(principal.user_id, fields["key"])

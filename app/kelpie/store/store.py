@@ -11,6 +11,7 @@ from kelpie.store.deliveries import Deliveries
 from kelpie.store.demand import Demands
 from kelpie.store.events import Events
 from kelpie.store.groups import Groups
+from kelpie.store.history import Histories
 from kelpie.store.leases import Leases
 from kelpie.store.locks import Lock
 from kelpie.store.logs import Logs
@@ -53,6 +54,7 @@ class Store(Submissions, Control, Leases, Logs, Demands, Nodes):
         self.rules = Rules(client, self._scripts)
         self.groups = Groups(client, self._scripts)
         self.metrics = Metrics(client, self._scripts, self._registry)
+        self.histories = Histories(client)
 
     @classmethod
     def connect(cls, url: str, *, allow_volatile: bool = False, wait_replicas: int = 0) -> Store:
@@ -101,9 +103,17 @@ class Store(Submissions, Control, Leases, Logs, Demands, Nodes):
         """What the one platform process that scales holds."""
         return Lock(self._scripts, keys.AUTOSCALER_LOCK, ttl_s=ttl_s)
 
+    def sampler_lock(self, *, ttl_s: float) -> Lock:
+        """What the one platform process that samples holds."""
+        return Lock(self._scripts, keys.SAMPLER_LOCK, ttl_s=ttl_s)
+
     def queues(self, user_id: str | None = None) -> list[Queue]:
         """The queues of a user (None: of all users), by number."""
         return [place.queue for place in self._registry.all(user_id)]
+
+    def open_queue(self, user_id: str, container_group_id: str) -> None:
+        """See to it that a node that asks this queue for work is seen, also before its first job."""
+        self._registry.open(user_id, container_group_id)
 
     def queue(self, number: int) -> Queue | None:
         """The queue of that number."""
@@ -111,6 +121,6 @@ class Store(Submissions, Control, Leases, Logs, Demands, Nodes):
         return None if place is None else place.queue
 
     def find_queue(self, user_id: str, container_group_id: str) -> Queue | None:
-        """The queue of that name, or None before its first job."""
+        """The queue of that name, or None before its first job and node."""
         place = self._registry.find(user_id, container_group_id)
         return None if place is None else place.queue

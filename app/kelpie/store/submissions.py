@@ -12,14 +12,14 @@ from typing import Any
 from kelpie.errors import ConflictError, InvalidInputError, UnavailableError
 from kelpie.job import MAX_BATCH, Job, JobSpec, JobStatus
 from kelpie.store import codec, keys
+from kelpie.store.codec import MAX_PRIORITY
 from kelpie.store.connection import translated
 from kelpie.store.ids import new_job_id
 from kelpie.store.jobs import Jobs
-from kelpie.store.names import checked
+from kelpie.store.names import checked, within
 from kelpie.store.registry import Place
 from kelpie.store.scripts import Argument
 
-MAX_PRIORITY = 255
 MAX_HEARTBEAT_INTERVAL_S = 2**31  # no job lives that long; keeps times exact in Lua
 MAX_FAILURES = 1_000_000
 MAX_RUNTIME_S = 2**31
@@ -147,12 +147,12 @@ def _encoded(index: int, spec: JobSpec) -> bytes:
     """A definition as it is kept. Raises InvalidInputError with the job's index."""
     try:
         checked("container_group_id", spec.container_group_id)
-        _within("priority", spec.priority, 0, MAX_PRIORITY)
-        _within("max_failures", spec.max_failures, 1, MAX_FAILURES)
-        _within("heartbeat_interval", spec.heartbeat_interval, 1, MAX_HEARTBEAT_INTERVAL_S)
-        _within("retry_backoff_s", spec.retry_backoff_s, 0, MAX_BACKOFF_S)
-        _within("max_runtime_s", spec.max_runtime_s or 1, 1, MAX_RUNTIME_S)
-        _within("not_before", spec.not_before or 0, 0, MAX_TIME_MS)
+        within("priority", spec.priority, 0, MAX_PRIORITY)
+        within("max_failures", spec.max_failures, 1, MAX_FAILURES)
+        within("heartbeat_interval", spec.heartbeat_interval, 1, MAX_HEARTBEAT_INTERVAL_S)
+        within("retry_backoff_s", spec.retry_backoff_s, 0, MAX_BACKOFF_S)
+        within("max_runtime_s", spec.max_runtime_s or 1, 1, MAX_RUNTIME_S)
+        within("not_before", spec.not_before or 0, 0, MAX_TIME_MS)
         for name, value in spec.labels.items():
             checked("labels", f"{name}={value}")
         return codec.encode_spec(spec)
@@ -176,9 +176,3 @@ def _options(spec: JobSpec) -> str:
     if spec.labels:
         options["labels"] = [f"{name}={value}" for name, value in spec.labels.items()]
     return json.dumps(options, separators=(",", ":"), ensure_ascii=False) if options else ""
-
-
-def _within(field: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        problem = f"must be {low}…{high}"
-        raise InvalidInputError(f"{field} is {value}; it {problem}.", errors=((field, problem),))

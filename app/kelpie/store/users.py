@@ -58,6 +58,15 @@ class Users(ApiKeys):
             raise NotFoundError(f"There is no user {user_id[:64]}.")
         return _user_of(user_id, fields)
 
+    def named(self, username: str) -> User | None:
+        """The user of that name; None when there is none."""
+        with translated():
+            user_id = self._client.hget(keys.USER_NAMES, username)
+        try:
+            return None if user_id is None else self.get(text(user_id))
+        except NotFoundError:  # deleted meanwhile
+            return None
+
     def page(self, page: int = 1, page_size: int = 100) -> list[User]:
         """One page (from 1) of all users by name."""
         with translated():

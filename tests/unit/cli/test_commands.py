@@ -152,6 +152,8 @@ def test_a_wrong_sync_entry_is_a_usage_error_that_shows_the_right_form(
         ["resume"],
         ["requeue"],
         ["unban", "--node", "n"],
+        ["prioritize", JOB_ID],
+        ["prioritize", "--priority", "256", JOB_ID],
         ["completion"],
         ["completion", "tcsh"],
         ["cancel"],
@@ -241,7 +243,7 @@ def test_jobs_shows_a_table(kelpie: Run, server: Scripted) -> None:
     )
     said = kelpie("jobs", "--status", "running", "--queue", "a b&c", "--limit", "7", "--oldest")
     heading, row = said.out.splitlines()
-    assert heading.split() == ["status", "id", "queue", "attempt", "failures", "node", "age"]
+    assert heading.split() == ["status", "id", "queue", "attempt", "failures", "node", "progress", "age"]
     assert row.split()[:6] == ["running", JOB_ID, "q", "4", "2/3", "node-7"]
     path = "/jobs?status=running&container_group_id=a+b%26c&page_size=7&asc=true"
     assert server.requests[0].path == path
@@ -312,6 +314,16 @@ def test_unban_of_one_node(kelpie: Run, server: Scripted) -> None:
     server.answer(200, job_wire())
     assert kelpie("unban", "--node", "n1", JOB_ID).code == 0
     assert server.requests[0].body == {"machine_id": "n1"}
+
+
+def test_prioritize_tells_the_priority(kelpie: Run, server: Scripted) -> None:
+    server.answer(200, job_wire(priority=9))
+    said = kelpie("prioritize", "--priority", "9", JOB_ID)
+    assert (said.code, said.out) == (0, f"{JOB_ID} prioritized\n")
+    assert (server.requests[0].path, server.requests[0].body) == (
+        f"/jobs/{JOB_ID}/prioritize",
+        {"priority": 9},
+    )
 
 
 def test_job_shows_the_attempts(kelpie: Run, server: Scripted) -> None:
@@ -597,4 +609,26 @@ def test_the_client_imports_no_more_of_kelpie_than_it_needs() -> None:
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name for name in said.stdout.split() if name.partition(".")[0].startswith("kelpie")}
     others = {name for name in loaded if not name.startswith("kelpie.client")}
-    assert others == {"kelpie", "kelpie.errors", "kelpie.job", "kelpie.scaling"}
+    assert others == {"kelpie", "kelpie.errors", "kelpie.job", "kelpie.report", "kelpie.scaling"}
+
+
+def test_jobs_and_job_show_progress_as_text(kelpie: Run, server: Scripted) -> None:
+    said = {
+        "fraction": 0.4215,
+        "step": 4215,
+        "total": 10_000,
+        "metrics": {"loss": 0.5, ESCAPE: 1e-9},
+        "checkpoint": "2026-11-24T00:00:00.000Z",
+        "updated": "2026-11-24T00:00:00.000Z",
+        "eta": "2126-11-24T00:00:00.000Z",
+    }
+    running = job_wire(status="running", attempt=1, progress=said)
+    server.answer(200, {"_count": 1, "jobs": [running], "next_cursor": None})
+    listed = kelpie("jobs").out
+    assert "42.1%, 36" in listed  # and so many days
+    server.answers.clear()
+    server.answer(200, running | {"attempts": []})
+    shown = kelpie("job", JOB_ID).out
+    assert "4,215 of 10,000" in shown
+    assert "loss=0.5" in shown
+    assert "\x1b" not in shown

@@ -17,6 +17,7 @@ from kelpie.embedded.processes import LOOPBACK
 from kelpie.embedded.valkey import ValkeyServer
 from tests.api import ApiServer, ApiUser, environment_without_kelpie
 from tests.factories import job_body
+from tests.identity import own_certificate
 from tests.waiting import wait_until
 
 KEY = "k" * 40
@@ -192,3 +193,27 @@ def _connections(server: ApiServer) -> int:
         for connection in worker.net_connections()
         if connection.laddr.port == server.port
     )
+
+
+def test_the_api_speaks_tls_with_a_certificate_from_a_file(valkey: ValkeyServer, tmp_path: Path) -> None:
+    pair = str(own_certificate(tmp_path / "ca.crt"))
+    server = ApiServer(valkey.url, tmp_path / "api", KELPIE_TLS_CERT_FILE=pair, KELPIE_TLS_KEY_FILE=pair)
+    server.url = server.url.replace("http:", "https:")
+    server.http = urllib3.PoolManager(ca_certs=str(tmp_path / "ca.crt"), retries=False)
+    with server:
+        user = server.new_user()
+        assert user.submit(job_body())["status"] == "pending"
+        with ThreadPoolExecutor(1) as pool:
+            path = "/work?machine_id=n&container_group_id=none&wait=20"
+            poll = pool.submit(user.request, "GET", path)
+            metric = "kelpie_long_polls_open 1.0"
+            wait_until(lambda: metric in server.admin().ok("GET", "/metrics"), "a poll is open")
+            server.stop(grace_s=15)  # open polls do not hold up its end
+            assert poll.result()[2] == []
+
+
+def test_a_certificate_without_its_key_is_refused_by_name(tmp_path: Path) -> None:
+    pair = own_certificate(tmp_path / "ca.crt")
+    ended = start(KELPIE_TLS_CERT_FILE=str(pair))
+    assert ended.returncode == 78
+    assert "KELPIE_TLS_KEY_FILE" in ended.stderr

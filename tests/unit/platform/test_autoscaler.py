@@ -261,6 +261,9 @@ def test_a_group_that_is_gone_drops_its_rule(scene: Scene) -> None:
         lambda: scene.tick(scaler) or [one.container_group_id for one in scene.store.rules.list()] == [left],
         "the rule is dropped",
     )
+    [told], _ = scene.store.audit.page(scene.user.id)
+    assert (told.deed.username, told.deed.action) == ("autoscaler", module.DROPPED)
+    assert told.deed.target.startswith(gone)
 
 
 def test_a_group_that_goes_while_it_is_scaled_drops_its_rule(

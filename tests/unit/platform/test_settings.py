@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import structlog
@@ -57,6 +58,12 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("KELPIE_REAP_INTERVAL_S", "0"),
         ("KELPIE_LOG_LEVEL", "loud"),
         ("KELPIE_PROVIDER", "cloud"),
+        ("KELPIE_PROVIDER", "salad"),  # without a key
+        ("KELPIE_PROVIDER", "kubernetes"),  # outside of a pod, without a namespace
+        ("KELPIE_SALAD_API_URL", "http://api.example.org"),
+        ("KELPIE_SALAD_API_URL", "https://user:hunter2@api.example.org"),
+        ("KELPIE_KUBERNETES_URL", "http://localhost.example.org"),
+        ("KELPIE_KUBERNETES_NAMESPACE", "../kube-system"),
         ("KELPIE_AUTOSCALE_INTERVAL_S", "0"),
         ("KELPIE_AUTOSCALE_COOLDOWN_S", "-1"),
         ("KELPIE_WEBHOOK_ALLOW_PRIVATE", "perhaps"),
@@ -99,3 +106,40 @@ def test_a_log_line_is_one_json_object_without_secrets(capsys: pytest.CaptureFix
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ValueError, match="loud"):
         logs.configure("loud")
+
+
+def test_a_setting_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "admin-key"
+    file.write_text("k" * 32 + "\n")
+    monkeypatch.setenv("KELPIE_ADMIN_KEY_FILE", str(file))
+    key = load_settings().admin_key
+    assert key is not None
+    assert key.get_secret_value() == "k" * 32
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b" \n", "is empty"),
+        (b"\xff" * 40, "is not UTF-8"),
+        (b"k" * 65_537, "more than 65536 bytes"),
+        (b"short", "32 characters or more"),
+    ],
+)
+def test_a_file_that_holds_no_setting_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "admin-key"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("KELPIE_ADMIN_KEY_FILE", str(file))
+    with pytest.raises(StartupError, match=f"KELPIE_ADMIN_KEY.*{said}"):
+        load_settings()
+
+
+def test_a_setting_that_is_said_twice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KELPIE_METRICS_TOKEN", "t" * 16)
+    monkeypatch.setenv("KELPIE_METRICS_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(StartupError, match="KELPIE_METRICS_TOKEN and KELPIE_METRICS_TOKEN_FILE are both set"):
+        load_settings()

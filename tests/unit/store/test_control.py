@@ -1,4 +1,4 @@
-"""What owners do to their jobs: hold, resume, requeue, unban, and the end of old ones."""
+"""What owners do to their jobs: hold, resume, requeue, unban, prioritize, and the end of old ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 
 from kelpie.errors import ConflictError, InvalidInputError, NotFoundError
 from kelpie.job import Holder, Job, JobStatus, Lease, Outcome
+from kelpie.store import Filter
+from kelpie.store.codec import names
 from tests.unit.store.conftest import OTHER_USER, START_MS, USER, StoreUnderTest, holder_of
 
 HOUR_MS = 3_600_000
@@ -203,10 +205,46 @@ def test_an_unbanned_node_is_banned_from_one_job_less(sut: StoreUnderTest) -> No
     assert reply.node_bans == 3
 
 
+# Prioritize
+
+
+def test_a_job_with_a_higher_priority_goes_first_and_keeps_its_age_among_its_equals(
+    sut: StoreUnderTest,
+) -> None:
+    first, second, third, fourth = sut.submit(4)
+    assert sut.store.prioritize(fourth.id, 9).spec.priority == 9
+    assert sut.store.prioritize(second.id, 9).spec.priority == 9
+    assert [job.spec.priority for job in sut.store.search(USER, Filter()).jobs] == [9, 0, 9, 0]
+    assert names(sut.redis.zrange(sut.keys().waiting, 0, -1)) == [
+        job.id for job in (second, fourth, first, third)
+    ]
+    sut.store.prioritize(second.id, 0)
+    assert [sut.lease(f"node-{n}").job.id for n in range(4)] == [fourth.id, first.id, second.id, third.id]
+
+
+def test_a_running_job_takes_its_new_priority_to_the_next_node(sut: StoreUnderTest) -> None:
+    ran, other = sut.submit(2)
+    first, second = sut.lease("node-1"), sut.lease("node-2")
+    assert sut.store.prioritize(other.id, 255).held
+    for lease in (first, second):
+        sut.store.finish(lease.job.id, holder_of(lease), Outcome.RELEASED)
+    assert names(sut.redis.zrange(sut.keys().waiting, 0, -1)) == [other.id, ran.id]
+
+
+@pytest.mark.parametrize("priority", [-1, 256])
+def test_a_priority_that_there_is_not_is_refused(sut: StoreUnderTest, priority: int) -> None:
+    job = sut.submit_one()
+    with pytest.raises(InvalidInputError, match="priority"):
+        sut.store.prioritize(job.id, priority)
+    assert sut.get(job).spec.priority == 0
+
+
 # For all of them
 
 
-CHANGES = ["hold", "resume", "requeue", "unban", "cancel"]
+CHANGES = ["hold", "resume", "requeue", "unban", "cancel", "prioritize"]
+GIVEN = {"prioritize": (9,)}
+"""What a change takes beside the job."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -215,19 +253,19 @@ def test_another_user_cannot_change_a_job(sut: StoreUnderTest, change: str) -> N
     sut.submit(1, user=OTHER_USER)
     before = sut.state()
     with pytest.raises(NotFoundError):
-        getattr(sut.store, change)(job.id, user_id=OTHER_USER)
+        getattr(sut.store, change)(job.id, *GIVEN.get(change, ()), user_id=OTHER_USER)
     assert sut.state() == before
 
 
-@pytest.mark.parametrize("change", ["hold", "resume", "unban"])
+@pytest.mark.parametrize("change", ["hold", "resume", "unban", "prioritize"])
 @pytest.mark.parametrize("status", [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELED])
-def test_a_job_that_has_ended_is_not_held_resumed_or_unbanned(
+def test_a_job_that_has_ended_is_not_held_resumed_unbanned_or_prioritized(
     sut: StoreUnderTest, change: str, status: JobStatus
 ) -> None:
     job = ended(sut, status)
     before = sut.state()
     with pytest.raises(ConflictError, match=status):
-        getattr(sut.store, change)(job.id)
+        getattr(sut.store, change)(job.id, *GIVEN.get(change, ()))
     assert sut.state() == before
 
 
@@ -236,7 +274,7 @@ def test_a_deleted_job_is_not_found(sut: StoreUnderTest, change: str) -> None:
     job = sut.submit_one()
     sut.store.purge(job.id)
     with pytest.raises(NotFoundError):
-        getattr(sut.store, change)(job.id)
+        getattr(sut.store, change)(job.id, *GIVEN.get(change, ()))
 
 
 def test_an_unfit_node_is_not_unbanned(sut: StoreUnderTest) -> None:

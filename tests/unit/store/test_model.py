@@ -114,6 +114,11 @@ class Protocol(RuleBasedStateMachine):
         self.harness.unban(self._job(data), node, sends=sends)
 
     @precondition(lambda self: self.harness.homes)
+    @rule(data=st.data(), priority=st.sampled_from([0, 1, 255]), sends=SENDS)
+    def prioritize(self, data: st.DataObject, priority: int, sends: int) -> None:
+        self.harness.prioritize(self._job(data), priority, sends=sends)
+
+    @precondition(lambda self: self.harness.homes)
     @rule(data=st.data())
     def purge(self, data: st.DataObject) -> None:
         self.harness.purge(self._job(data))

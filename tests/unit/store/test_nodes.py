@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from kelpie.job import Holder, Outcome
-from kelpie.store import NodeState
+from kelpie.store import NodeState, registry
 from kelpie.store.waiting import RECENT_MS
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import StoreUnderTest
@@ -36,3 +38,23 @@ def test_a_node_that_asks_no_more_is_silent(sut: StoreUnderTest) -> None:
     store.redis.zincrby(place.keys.polls, -RECENT_MS - 1, "gone")
     [node] = store.nodes(user)
     assert node.state is NodeState.SILENT
+
+
+def test_a_node_that_asks_before_the_first_job_is_seen(sut: StoreUnderTest) -> None:
+    store, user = sut.store, "u"
+    store.open_queue(user, GROUP)
+    assert store.lease(user, GROUP, "early", "") is None
+    assert [(node.name, node.state) for node in store.nodes(user)] == [("early", NodeState.IDLE)]
+    store.submit(user, [spec()])
+    assert [queue.container_group_id for queue in store.queues(user)] == [GROUP]
+
+
+def test_nodes_that_invent_queues_make_a_bounded_number(
+    sut: StoreUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "MAX_OPENED", 2)
+    for number in range(4):
+        sut.store.open_queue("u", f"invented {number}")
+    assert len(sut.store.queues("u")) == 2
+    sut.store.submit("u", [spec(container_group_id="real")])
+    assert len(sut.store.queues("u")) == 3

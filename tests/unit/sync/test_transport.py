@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -18,6 +19,7 @@ import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
 from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.describe import error_code
 from kelpie_worker.sync.errors import (
     CanceledTransfer,
     DamagedTransfer,
@@ -72,7 +74,7 @@ def test_a_signature_is_the_one_that_botocore_makes(key: str, token: str | None)
     request.context["client_config"] = mock.Mock(s3={"payload_signing_enabled": False})
     with mock.patch("botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=None)):
         S3SigV4Auth(TheirCredentials("AKID", "secret", token), "s3", "eu-west-3").add_auth(request)
-    signer = Signer(lambda: Credentials("AKID", "secret", token), "eu-west-3", now=moment.utctimetuple)
+    signer = Signer(lambda: Credentials("AKID", "secret", token), "eu-west-3", now=moment.timestamp)
     ours = signer.headers("PUT", path, query, {"host": "store.test:9000", **headers})
     assert ours["authorization"] == request.headers["Authorization"]
 
@@ -89,6 +91,46 @@ def test_renewed_credentials_sign_the_next_request(monkeypatch: pytest.MonkeyPat
 
 
 # ---- against the real server
+
+
+@pytest.mark.parametrize("hours", [-400 * 24, -1, 1, 400 * 24])
+def test_a_machine_whose_clock_is_wrong_signs_by_the_clock_of_the_storage(store: Bucket, hours: int) -> None:
+    client = lean()
+    client.put_object(Bucket=store.name, Key="k", Body=Body(b"before", lambda: None))
+
+    def look() -> str:
+        try:
+            client.head_object(Bucket=store.name, Key="k")
+        except StorageError as refusal:
+            return error_code(refusal)
+        return "found"
+
+    def is_wrong_by(seconds: float) -> None:
+        client._signer._now = lambda: time.time() + seconds
+        # All that were signed before the storage was heard are refused, and each is worth another try.
+        with ThreadPoolExecutor(4) as pool:
+            told = list(pool.map(lambda _: look(), range(4)))
+        assert "RequestTimeTooSkewed" in told
+        assert set(told) <= {"RequestTimeTooSkewed", "found"}
+        assert look() == "found"
+
+    is_wrong_by(hours * 3600)
+    is_wrong_by(0)  # it was set right
+
+
+def test_a_refusal_is_no_word_about_the_clock_unless_the_clocks_differ(store: Bucket) -> None:
+    client = lean()
+    client._signer._credentials = lambda: Credentials("nobody", "secret", None)
+    with pytest.raises(StorageError) as refusal:
+        client.head_object(Bucket=store.name, Key="k")
+    assert error_code(refusal.value) == "403"
+    assert not client._signer.heed("no date", "20261124T010203Z", 0.0)
+
+
+def test_a_refusal_at_the_end_of_a_slow_upload_says_nothing_of_clocks() -> None:
+    signer = Signer(lambda: Credentials("AKID", "secret", None), "r")
+    assert not signer.heed("Tue, 24 Nov 2026 01:12:03 GMT", "20261124T010203Z", 600.0)
+    assert signer.heed("Tue, 24 Nov 2026 01:12:03 GMT", "20261124T010203Z", 1.0)
 
 
 @pytest.mark.parametrize("key", ODD_KEYS[:-1])

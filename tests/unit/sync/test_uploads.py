@@ -11,7 +11,19 @@ import pytest
 from kelpie.job import Sync
 from kelpie_worker.sync import JobSync, NullObserver, SyncEngine, SyncError, mirror
 from kelpie_worker.sync.uploads import UploadJournal
-from tests.fault_proxy import RESET_MID, Answer, FaultProxy, Request, error, is_complete, is_part
+from tests.fault_proxy import (
+    RESET_AFTER,
+    RESET_MID,
+    Answer,
+    FaultProxy,
+    Request,
+    Slow,
+    error,
+    is_complete,
+    is_create,
+    is_part,
+    times,
+)
 from tests.unit.sync.conftest import PART, Bucket, Engines, up
 from tests.waiting import wait_until
 
@@ -138,6 +150,46 @@ def test_a_store_that_loses_every_upload_is_an_error_not_an_endless_loop(
     with pytest.raises(SyncError, match="out/x: the storage lost the upload 3 times"):
         job.finalize()
     assert store.multipart_uploads() == []
+
+
+@pytest.mark.parametrize(("rounded_s", "left"), [(2.0, ["out/x-other"]), (-60.0, ["out/x", "out/x-other"])])
+def test_an_upload_whose_answer_was_lost_is_looked_for_and_aborted_by_its_key_and_age(
+    engines: Engines,
+    store: Bucket,
+    folder: Path,
+    proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    rounded_s: float,
+    left: list[str],
+) -> None:
+    monkeypatch.setattr("kelpie_worker.sync.store.ROUNDED_S", rounded_s)  # -60: only what is of tomorrow
+    store.client.create_multipart_upload(Bucket=store.name, Key="out/x-other")
+    proxy.rule = times(1, RESET_AFTER, is_create)
+    upload(engines, store, folder)
+    uploads = store.client.list_multipart_uploads(Bucket=store.name)["Uploads"]
+    assert [each["Key"] for each in uploads] == left
+
+
+def test_a_storage_that_lists_no_uploads_costs_no_job_its_output(
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
+) -> None:
+    lose = times(1, RESET_AFTER, is_create)
+
+    def rule(request: Request) -> Answer | Slow | str | None:
+        lists = request.method == "GET" and "?uploads" in request.path
+        return error(403, "AccessDenied") if lists else lose(request)
+
+    proxy.rule = rule
+    upload(engines, store, folder)
+    assert len(store.multipart_uploads()) == 1
+
+
+def upload(engines: Engines, store: Bucket, folder: Path) -> None:
+    job = engines.job(Sync(after=(up(store.name, "out/", folder),)))
+    (folder / "x").write_bytes(DATA)
+    job.stage()
+    job.finalize()
+    assert store.contents() == {"out/x": DATA}
 
 
 def test_the_uploads_of_a_killed_worker_are_aborted_at_the_next_start_and_no_others(

@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from markupsafe import escape
 
 from kelpie.http.context import services
+from kelpie.job import Holder, iso
+from kelpie.progress import ProgressReport
 from kelpie.store import Store
+from kelpie.store.history import Sample
+from kelpie.store.keys import QueueKeys, history
 from kelpie_web import show
-from tests.factories import spec
+from tests.factories import GROUP, spec
 from tests.unit.web.conftest import Browser, LogIn
 
 
@@ -59,11 +64,14 @@ def test_what_one_bulk_changes_is_bounded_and_only_what_was_counted(
     store.cancel(ids[1].split()[0])
     done = browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids=ids[1])
     assert done.status_code == 303
-    assert "1,000 jobs canceled" in browser.client.get("/ui/jobs").text
+    assert "1,000 jobs are canceled" in browser.client.get("/ui/jobs").text
     assert store.get(late.id).status == "pending"
     assert sum(store.get(job.id).status == "pending" for job in first) == 5
     too_many = browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids=" ".join(map(str, range(1001))))
     assert too_many.status_code == 400
+    for priority in ("", "256", "-1", "much", "٣"):
+        asked = browser.post("/ui/jobs/bulk/confirmed", action="prioritize", ids=late.id, priority=priority)
+        assert (asked.status_code, "priority" in asked.text) == (400, True)
     assert browser.post("/ui/jobs/bulk/confirmed", action="explode", ids=late.id).status_code == 400
     assert browser.post("/ui/jobs/bulk/confirmed", action="cancel", ids="").status_code == 303
 
@@ -211,3 +219,72 @@ def test_durations_are_told_in_their_two_largest_units(ms: int | None, words: st
 )
 def test_sizes_are_told_in_the_unit_that_fits(number: float, words: str) -> None:
     assert show.size(number) == words
+
+
+def test_the_page_of_a_job_shows_progress_and_metrics_as_text(store: Store, log_in: LogIn) -> None:
+    browser = log_in()
+    [job] = store.submit(browser.user_id, [spec()])
+    address = f"/ui/jobs/{job.id}"
+    assert "<progress" not in browser.client.get(address).text
+    lease = store.lease(browser.user_id, job.spec.container_group_id, "a", "")
+    assert lease is not None
+    name = "<script>alert(1)</script>"
+    said = ProgressReport(0.4215, 4215, 10_000, {name: 0.5}, checkpoint_age_s=3, rate=0.01)
+    store.heartbeat(job.id, Holder("a", lease.secret), progress=said)
+    text = browser.client.get(address).text
+    assert '<progress class="w-100" max="1" value="0.4215"' in text
+    assert "4,215 of 10,000" in text
+    assert "May be done" in text
+    assert name not in text
+    assert f'data-metric="{escape(name)}">0.5<' in text
+
+
+def test_the_day_is_told_from_samples_and_says_since_when_they_are(
+    store: Store, log_in: LogIn, admin: Browser
+) -> None:
+    ada, ben = log_in("ada"), log_in("ben")
+    store.submit(ada.user_id, [spec()])
+    queue = store.find_queue(ada.user_id, GROUP)
+    assert queue is not None
+
+    def shown(browser: Browser) -> tuple[str, dict[str, str]]:
+        text = browser.client.get("/ui").text
+        return text, dict(re.findall(r'data-figure="([\w ]+)">([^<]+)<', text))
+
+    text, figures = shown(ada)
+    assert "No sample yet" in text
+    assert "<polyline" not in text
+    assert figures["empty in"] == "–"
+    now_ms = store.events.now_ms()
+    for minute in range(120, 0, -1):  # four nodes that complete a job a minute, and lose a quarter of it
+        told = Sample(running=4, leased=4, completed=880 - minute, lost_ms=(120 - minute) * 60_000)
+        store.histories.add({ada.user_id: told, None: told}, at_ms=now_ms - minute * 60_000)
+    totals: Any = {"completed": 880, "failed": 3, "lost_ms": 120 * 60_000}
+    store.redis.hset(QueueKeys(queue.number).counters, mapping=totals)
+    for who in (ada, admin):
+        text, figures = shown(who)
+        assert f'Since <time datetime="{iso(now_ms - 120 * 60_000)[:19]}' in text
+        assert text.count("<polyline") == 4
+        assert (figures["ended well"], figures["ended badly"]) == ("120", "3")
+        assert figures["work lost"] == "2 h"
+        assert figures["goodput"] == "74.9 %"  # of the last minute nodes had a job for half
+        assert figures["empty in"] == "57 s"  # one job is left, and 63 ended within an hour
+    assert "No sample yet" in shown(ben)[0]
+    long_ago = Sample(leased=4, completed=100)
+    store.redis.delete(history(ada.user_id))
+    store.histories.add({ada.user_id: long_ago}, at_ms=now_ms - 25 * 3_600_000)
+    text, figures = shown(ada)
+    assert "The last 24 hours" in text
+    assert figures["ended well"] == "780"
+
+
+def test_the_reference_tells_every_call_and_model_and_leads_nowhere_else(app: Flask, log_in: LogIn) -> None:
+    text = log_in().client.get("/ui/api").text
+    document = app.test_client().get("/openapi.json").get_json()
+    told = set(re.findall(r'<details class="call" id="(\w+)"', text))
+    assert told == {one["operationId"] for path in document["paths"].values() for one in path.values()}
+    places = set(re.findall(r'id="(model-\w+)"', text))
+    assert places == {f"model-{name}" for name in document["components"]["schemas"]}
+    assert set(re.findall(r'href="#(model-\w+)"', text)) <= places
+    assert "POST /jobs/{job_id}/prioritize" in text
+    assert "integer, 0…255" in text

@@ -16,7 +16,7 @@ from kelpie_web.ui import PUBLIC
 from tests.factories import spec
 from tests.unit.web.conftest import Browser, LogIn
 
-ELSEWHERE = frozenset({"ui.asset", "ui.events", "ui.nowhere"})
+ELSEWHERE = frozenset({"ui.asset", "ui.events", "ui.nowhere", "ui.oidc_start", "ui.oidc_callback"})
 WORD = "sentinel-3f9c"
 ADMIN_ONLY = "/ui/users"
 MAX_PAGE_BYTES = 120 * 1024

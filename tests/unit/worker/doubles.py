@@ -19,6 +19,8 @@ from kelpie.job import (
     Outcome,
     UploadBacklog,
 )
+from kelpie.progress import ProgressReport
+from kelpie_worker.disk import NoRoomError
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
 from kelpie_worker.sync import CanceledTransfer, SyncError
@@ -68,6 +70,7 @@ class MemoryQueue:
     node_bans: int = 1
     beats: int = 0
     backlogs: list[UploadBacklog | None] = field(default_factory=list)
+    progress: list[ProgressReport] = field(default_factory=list)
     on_empty: Callable[[], None] | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -86,9 +89,16 @@ class MemoryQueue:
         self.stopped.wait(0.05)
         return None
 
-    def heartbeat(self, job: LeasedJob, backlog: UploadBacklog | None = None) -> HeartbeatReply:
+    def heartbeat(
+        self,
+        job: LeasedJob,
+        backlog: UploadBacklog | None = None,
+        progress: ProgressReport | None = None,
+    ) -> HeartbeatReply:
         self._meet("heartbeat")
         self.backlogs.append(backlog)
+        if progress is not None:
+            self.progress.append(progress)
         self.beats += 1
         return HeartbeatReply(self.status, self.reason, drain=self.drain)
 
@@ -132,7 +142,8 @@ class MemoryQueue:
 class MemorySync:
     """One job's data: notes the order of calls; fails or blocks in the steps that a test names."""
 
-    def __init__(self, engine: MemoryEngine, may_write: Callable[[], bool]) -> None:
+    def __init__(self, engine: MemoryEngine, may_write: Callable[[], bool], job_id: str) -> None:
+        self._job_id = job_id
         self.calls: list[str] = []
         self.may_write = may_write
         self.folders: list[Path] = engine.folders
@@ -152,6 +163,8 @@ class MemorySync:
 
     def download(self) -> None:
         self._step("download")
+        if self._job_id in self._engine.full:
+            raise NoRoomError("no room")
 
     def watch(self) -> None:
         self._step("watch")
@@ -192,9 +205,10 @@ class MemoryEngine:
         self.go = threading.Event()
         self.syncs: list[MemorySync] = []
         self.folders: list[Path] = []
+        self.full: set[str] = set()  # jobs that find no room
 
     def prepare(self, job: LeasedJob, may_write: Callable[[], bool]) -> Any:
         if "prepare" in self.fails:
             raise SyncError("prepare failed")
-        self.syncs.append(MemorySync(self, may_write))
+        self.syncs.append(MemorySync(self, may_write, job.id))
         return self.syncs[-1]

@@ -9,6 +9,7 @@ import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
 from kelpie.job import CommandEnd, JobStatus
+from kelpie_worker import disk
 from kelpie_worker.attempt import Attempt, State
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
@@ -166,6 +167,35 @@ def test_without_its_data_the_command_never_starts(case: Case, step: str) -> Non
     case.run("touch up")
     assert case.queue.reports == [("sync_failed", "job-1", None, f"{step} failed")]
     assert not (case.folder / "up").exists()
+
+
+@pytest.mark.parametrize("notices", ["before it", "within it"])
+@pytest.mark.parametrize(("own_mib", "told"), [(0, "released"), (100, "sync_failed")])
+def test_a_disk_that_others_fill_during_the_download_is_no_failure_of_the_job(
+    case: Case, monkeypatch: pytest.MonkeyPatch, own_mib: int, told: str, notices: str
+) -> None:
+    folder = case.folder / "in"
+    folder.mkdir()
+    with (folder / "input").open("wb") as file:
+        file.truncate(own_mib * disk.MiB)
+    free = iter([100 * disk.MiB, disk.MiB])  # before the download, and after it
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: next(free))
+    case.engine.folders = [folder]
+    case.engine.fails, case.engine.full = (
+        (set(), {"job-1"}) if notices == "before it" else ({"download"}, set())
+    )
+    case.run("touch up")
+    assert [report[0] for report in case.queue.reports] == [told]
+    assert not (case.folder / "up").exists()
+
+
+def test_a_disk_without_room_for_the_notes_on_a_job_is_no_failure_of_the_job(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 0)
+    case.engine.fails = {"prepare"}
+    case.run("touch up")
+    assert case.queue.reports == [("released", "job-1")]
 
 
 @pytest.mark.parametrize("step", ["drain", "stage", "finalize"])
@@ -338,3 +368,14 @@ def test_a_defect_counts_as_a_failure_and_harms_nothing_else(
 def test_the_command_finds_itself_in_the_state_file(case: Case) -> None:
     case.run('grep -q "\\"id\\": \\"$KELPIE_JOB_ID\\", \\"status\\": \\"running\\"" "$KELPIE_STATE_FILE"')
     assert case.queue.reports == [("completed", "job-1")]
+
+
+def test_what_a_command_says_of_its_progress_is_told_before_its_end(case: Case) -> None:
+    script = 'echo \'{"step": 7, "total": 7, "metrics": {"loss": 0.5}}\' >> "$KELPIE_PROGRESS_FILE"'
+    assert case.run(script) is State.DONE
+    [told] = case.queue.progress
+    assert (told.step, told.fraction, told.metrics) == (7, 1.0, {"loss": 0.5})
+    assert [path.name for path in case.folder.iterdir()] == ["state.json"]
+    assert case.run('echo nonsense > "$KELPIE_PROGRESS_FILE"') is State.DONE
+    assert [report[0] for report in case.queue.reports] == ["completed", "completed"]
+    assert len(case.queue.progress) == 1

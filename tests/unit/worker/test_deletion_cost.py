@@ -15,7 +15,7 @@ def tell(server: ScriptedServer) -> Iterator[Callable[..., DeletionCost]]:
     told: list[DeletionCost] = []
 
     def start(cost: Callable[[], int]) -> DeletionCost:
-        told.append(DeletionCost(cost, MetadataService(server.url), interval_s=0.005))
+        told.append(DeletionCost(cost, MetadataService(server.url).set_deletion_cost, interval_s=0.005))
         told[-1].start()
         return told[-1]
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from kelpie_worker.disk import free_bytes, low_on_space
+import pytest
+
+from kelpie_worker.disk import NoRoomError, free_bytes, low_on_space, require_room, used_bytes
 
 
 def test_a_folder_that_is_not_made_yet_has_the_room_of_its_disk(tmp_path: Path) -> None:
@@ -19,3 +21,34 @@ def test_the_first_disk_without_room_is_named(tmp_path: Path) -> None:
     why = low_on_space([tmp_path], 1 << 60)
     assert why is not None
     assert why.startswith(f"{tmp_path} has ")
+
+
+def test_files_that_cannot_all_be_written_are_refused_before_the_first(tmp_path: Path) -> None:
+    free = free_bytes(tmp_path)
+    assert free is not None
+    require_room([(tmp_path / "not" / "yet" / str(n), free // 4) for n in range(3)])
+    with pytest.raises(
+        NoRoomError, match=r"the job brings [\d,.]+ MiB to the disk of .*, which has [\d,.]+ MiB"
+    ):
+        require_room([(tmp_path / str(n), free // 4) for n in range(5)])
+
+
+def test_a_file_that_is_there_already_needs_no_room(tmp_path: Path) -> None:
+    size = 1 << 60  # a hole: it takes no room
+    there = tmp_path / "there"
+    with there.open("wb") as file:
+        try:
+            file.truncate(size)
+        except OSError:  # more than this file system's files may have
+            size = 1 << 43
+            file.truncate(size)
+    require_room([(there, size), (tmp_path / "small", 1)])
+    with pytest.raises(NoRoomError):
+        require_room([(there, size + 1)])
+
+
+def test_what_folders_hold_is_counted_at_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_bytes(b"123")
+    (tmp_path / "sub" / "b").write_bytes(b"4567")
+    assert used_bytes([tmp_path / "a-folder-not-made", tmp_path / "sub"]) == 4

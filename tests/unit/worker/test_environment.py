@@ -59,6 +59,7 @@ def test_the_command_learns_its_job_its_attempt_its_folders_and_its_state_file(t
         "KELPIE_JOB_ID": "job-1",
         "KELPIE_ATTEMPT": "4",
         "KELPIE_STATE_FILE": str(tmp_path / "state.json"),
+        "KELPIE_PROGRESS_FILE": str(tmp_path / ".state.json.progress"),
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kelpie_worker import process
 from kelpie_worker.process import Command
 from tests.unit.worker.test_process import NEVER, alive, shell
 from tests.waiting import wait_until
@@ -157,6 +158,33 @@ def test_supervisors_that_signal_every_process_do_not_end_the_guardian(tmp_path:
         os.kill(guardian.pid, number)
     assert command.end(0.1, threading.Event()) is True
     assert command.reap().signal == 9
+
+
+def test_a_guardian_that_its_command_stops_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOOK_S", 0.05)
+    command = shell("kill -STOP $PPID; exit 5")
+    wait_until(command.exited.is_set, "the end to be told")
+    assert command.end(0, NEVER) is False
+    assert command.reap().code == 5
+
+
+def test_a_stopped_guardian_still_ends_what_a_killed_worker_leaves(worker: subprocess.Popen[str]) -> None:
+    command = run(worker, "sleep 60")
+    guardian = psutil.Process(command).parent()
+    assert guardian is not None
+    guardian.suspend()
+    worker.kill()
+    wait_until(lambda: not (alive(command) or alive(guardian.pid)), "both to end")
+
+
+def test_a_guardian_that_is_stopped_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LOOK_S", 0.01)
+    monkeypatch.setattr(process, "MAX_STOPS", 3)
+    command = shell("while :; do kill -STOP $PPID; done")
+    wait_until(command.exited.is_set, "the command to be ended")
+    command.end(0, NEVER)
+    assert command.reap().guardian_killed
+    wait_until(lambda: not alive(command.pid), "the kernel to kill the command")
 
 
 def test_the_guardian_ends_with_its_command(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_the_cost_of_deleting_a_node_is_the_work_that_it_would_lose(
         stop=case.stop,
     )
     assert worker.deletion_cost() == 1
-    attempt.started_s = 1000.0
+    attempt._run._started_s = 1000.0
     now[0] = 1100.0
     assert worker.deletion_cost() == 101
     uploads.upload_ended("a", "checkpoint")
@@ -379,3 +379,17 @@ def test_the_cost_of_deleting_a_node_is_the_work_that_it_would_lose(
     uploads.upload_ended("earlier", "output")  # of another job
     worker._finals = [(attempt, threading.current_thread())]
     assert worker.deletion_cost() == MAX_DELETION_COST
+
+
+def test_a_job_without_room_waits_for_outputs_that_leave_the_disk_and_else_fails(case: Case) -> None:
+    case.engine.blocks, case.engine.full = {"finalize"}, {"b"}
+    case.queue.jobs = [shell_job("true", id="a"), shell_job("true", id="b"), shell_job("true", id="c")]
+    case.begin()
+    wait_until(lambda: case.queue.reports == [("released", "b")], "the job to be handed back")
+    assert [job.id for job in case.queue.jobs] == ["c"]  # nothing is asked for until there is more room
+    case.engine.go.set()
+    wait_until(lambda: ("completed", "c") in case.queue.reports, "the next job")
+    case.queue.jobs = [shell_job("true", id="b")]
+    wait_until(lambda: case.queue.reports[-1][:2] == ("sync_failed", "b"), "the job to fail")
+    case.stop.request()
+    assert case.end() == STOPPED

@@ -9,6 +9,7 @@ import pytest
 
 from kelpie.errors import ForbiddenError, LeaseLostError, UnauthenticatedError
 from kelpie.job import JobStatus, LogBatch, LogLine, LogStream, Outcome
+from kelpie.progress import ProgressReport
 from kelpie.store import Scope, Store
 from kelpie_worker.redis_queue import RedisQueue
 from tests.factories import GROUP, spec
@@ -43,6 +44,8 @@ def test_a_job_is_leased_kept_alive_and_completed(cluster: Cluster) -> None:
     assert leased is not None
     assert (leased.id, leased.attempt, leased.arguments) == (job.id, 1, ("a",))
     assert node.heartbeat(leased).status is JobStatus.RUNNING
+    node.heartbeat(leased, progress=ProgressReport(fraction=0.5))
+    assert cluster.store.progress([cluster.store.get(job.id)])[job.id].fraction == 0.5
     line = LogLine(LogStream.STDERR, 7, "hello")
     node.log(leased, LogBatch(1, (line,)))
     assert [kept for _, kept in cluster.store.log(job.id).lines] == [line]

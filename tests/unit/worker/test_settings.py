@@ -8,6 +8,7 @@ import pytest
 
 from kelpie.errors import StartupError
 from kelpie.job import LEGACY_KEYS
+from kelpie_worker.environment import WORKER_SECRETS
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings, settings_table
 
@@ -98,7 +99,7 @@ def test_every_setting_has_a_name_and_a_help_and_is_in_the_table() -> None:
     names = [name for row in rows for name in row.env]
     assert len(set(names)) == len(names)
     assert all(row.env and row.help.endswith(".") for row in rows)
-    assert len(rows) == len(dataclasses.fields(Settings)) - 1 + len(dataclasses.fields(Settings().sync))
+    assert len(rows) == len(dataclasses.fields(Settings)) - 2 + len(dataclasses.fields(Settings().sync))
 
 
 def test_allowed_roots_are_a_list_of_paths() -> None:
@@ -125,3 +126,23 @@ def test_the_text_of_a_leased_job_shows_neither_its_lease_nor_its_environment() 
         "environment": {"A": "hunter2"},
     }
     assert "hunter2" not in repr(LeasedJob.from_wire(wire, Settings()))
+
+
+def test_every_secret_may_stand_in_a_file_and_commands_do_not_hear_where(tmp_path: Path) -> None:
+    for each in dataclasses.fields(Settings):
+        if each.metadata.get("secret"):
+            [name] = each.metadata["env"]
+            file = tmp_path / name
+            file.write_text("redis://:hunter2@host/0\n")
+            settings = Settings.from_env({f"{name}_FILE": str(file)})
+            assert getattr(settings, each.name) == "redis://:hunter2@host/0"
+            assert f"{name}_FILE" in WORKER_SECRETS
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"k" * 65_537])
+def test_a_file_that_holds_no_secret_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StartupError, match="KELPIE_API_KEY_FILE"):
+        Settings.from_env({"KELPIE_API_KEY_FILE": str(file)})

@@ -15,6 +15,7 @@ import structlog
 
 from kelpie.job import SyncEntry
 from kelpie.patterns import Pattern, compile_pattern
+from kelpie_worker.disk import require_room
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download, folders
@@ -149,6 +150,7 @@ class JobSync:
             return
         sources = [download.Source(each.wire, Tree(each.folder), each.pattern) for each in self._before]
         planned = download.plan(self._context, sources)
+        require_room((file.target, file.remote.size) for file in planned)
         with self._told():
             self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
 

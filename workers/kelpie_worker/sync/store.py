@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
+
+import structlog
 
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync.conditions import Condition
 from kelpie_worker.sync.content_types import content_type
-from kelpie_worker.sync.describe import error_code
+from kelpie_worker.sync.describe import describe, error_code, error_status
 from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, SyncError, UploadGone
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.retry import with_retries
@@ -43,8 +46,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = structlog.get_logger(__name__)
+
 RENEW_S = 0.4
 """The credentials are read anew at most this often; less than the first pause between two tries."""
+ROUNDED_S = 2.0
+"""How far apart two times of a storage may be told that are the same: both are in whole seconds."""
 ABORT_TRIES = 3
 """A multipart upload that cannot be aborted soon is left to the next start of the worker."""
 _NO_SUCH_OBJECT = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -282,9 +289,26 @@ class Store:
         return etag
 
     def create(self, bucket: str, key: str, metadata: Mapping[str, str]) -> str:
-        """Begin a multipart upload; returns its id."""
+        """Begin a multipart upload; returns its id.
+
+        An answer that is lost leaves an upload whose id nobody knows: before the next try it is looked for
+        and aborted.
+        """
+        began = time.monotonic()
+        lost = False
 
         def call() -> str:
+            nonlocal lost
+            if lost:
+                self._abort_unknown(bucket, key, age_s=time.monotonic() - began)
+            lost = True
+            try:
+                return send()
+            except Exception as error:
+                lost = error_status(error) is None  # it was not refused
+                raise
+
+        def send() -> str:
             answer = self._clients().create_multipart_upload(
                 Bucket=bucket,
                 Key=key,
@@ -387,6 +411,24 @@ class Store:
                 gate=idle_gate,
                 max_tries=min(self._max_tries, ABORT_TRIES),
             )
+
+    def _abort_unknown(self, bucket: str, key: str, age_s: float) -> None:
+        """Abort the uploads of this very key that the storage has begun within so many seconds, by its own
+        clock. Should one be another job's, that begins it anew, as after any loss."""
+        try:
+            answer = self._clients().list_multipart_uploads(Bucket=bucket, Prefix=key)
+            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+        except Exception as error:
+            if error_status(error) is None and not isinstance(error, ValueError):
+                raise  # out of reach: that is the next try's business
+            log.info(
+                "uploads are left to the storage's own rules", bucket=bucket, key=key, error=describe(error)
+            )
+            return
+        for each in answer.get("Uploads", ()):
+            if each["Key"] == key and (now - each["Initiated"]).total_seconds() <= age_s + ROUNDED_S:
+                log.info("an upload whose answer was lost is aborted", bucket=bucket, key=key)
+                self.abort(bucket, key, each["UploadId"])
 
     def delete(self, bucket: str, key: str, condition: Condition | None = None) -> None:
         """Delete the object; harmless when there is none. ObjectChanged when the condition fails."""

@@ -8,10 +8,11 @@
 --   2   id      the job
 --   3   lease   fencing token, a dot, and the hash of the lease's secret; empty: judge by the node
 --   4   node    name of the node
+--   5   progress  what the command says of its progress, as JSON; empty: nothing new
 -- Returns
 --   {status, '', end of the lease in ms}, or {'canceled', reason, ''} when the caller must stop
 
-local id, lease, node = ARGV[2], ARGV[3], ARGV[4]
+local id, lease, node, progress = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local job = read_job(id)
 if not job then return not_found(id) end
 if not speaks_for(job, lease, node) then
@@ -36,4 +37,7 @@ if not job.f.counted or now - tonumber(job.f.counted) >= 0.75 * interval_ms then
 end
 renew(job)
 save(job)
+if progress ~= '' then
+  redis.call('SET', progress_key(id), int(wall) .. ' ' .. job.attempt .. ' ' .. progress)
+end
 return {job.status, '', int(wall + job.lease_ms)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -212,7 +213,7 @@ class LeanClient:
         lines = "".join([f"{name.title()}: {value}\r\n" for name, value in headers.items()])
         head = f"{operation.method} {path}{'?' + query if query else ''} HTTP/1.1\r\n{lines}\r\n".encode()
         try:
-            return self._exchange(operation, address, head, body)
+            return self._exchange(operation, address, head, body, headers["x-amz-date"])
         except ssl.SSLCertVerificationError as error:
             raise _Foreign(f"its certificate is not trusted here: {error.verify_message}") from None
         except OSError as error:  # no such host, no route, a connection that broke or stood still
@@ -256,8 +257,9 @@ class LeanClient:
         return address, path or "/", headers, "&".join(sorted(query)), body
 
     def _exchange(
-        self, operation: _Operation, address: Address, head: bytes, body: Body | None
+        self, operation: _Operation, address: Address, head: bytes, body: Body | None, signed: str
     ) -> dict[str, Any]:
+        began = time.monotonic()
         connection = self._connections.take(address)
         try:
             try:
@@ -277,6 +279,10 @@ class LeanClient:
             connection.close()
             raise
         self._release(address, connection, answer)
+        took_s = time.monotonic() - began
+        if answer.status == 403 and self._signer.heed(answer.headers.get("date", ""), signed, took_s):
+            log.warning("the clock of this machine is wrong", storage_says=answer.headers["date"])
+            raise StorageError(403, "RequestTimeTooSkewed", "signed anew by the storage's clock")
         return _understood(operation, answer, data)
 
     def _opened(self, address: Address, connection: Connection, answer: Answer) -> dict[str, Any]:

@@ -10,9 +10,15 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
+_MOMENT = "%Y%m%dT%H%M%SZ"
+
+_BORNE_SKEW_S = 240.0
+"""A storage refuses signatures that are more than 15 minutes old or young, some of them more than 5."""
 
 
 class Credentials(NamedTuple):
@@ -30,18 +36,19 @@ class Signer:
         self,
         credentials: Callable[[], Credentials],
         region: str,
-        now: Callable[[], time.struct_time] = time.gmtime,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._credentials = credentials
         self._region = region
         self._now = now
+        self._behind_s = 0.0  # this machine's clock, as far as the storage was heard of it
         self._key: tuple[str, str, bytes] = ("", "", b"")  # the secret, the day, what signs on it
 
     def headers(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> dict[str, str]:
         """The headers with those that sign them. ``path`` and ``query`` are escaped and sorted, names are
         lower-case, ``host`` is among them."""
         keys = self._credentials()
-        moment = time.strftime("%Y%m%dT%H%M%SZ", self._now())
+        moment = time.strftime(_MOMENT, time.gmtime(self._now() + self._behind_s))
         day = moment[:8]
         signed = {**headers, "x-amz-content-sha256": UNSIGNED, "x-amz-date": moment}
         if keys.token:
@@ -58,6 +65,24 @@ class Signer:
             f" Signature={signature}"
         )
         return signed
+
+    def heed(self, date: str, signed: str, took_s: float) -> bool:
+        """Sign by the storage's clock from now on, if that is far from what was signed by; whether it is.
+
+        ``date`` is that of the answer to a request that was refused, ``signed`` the ``x-amz-date`` of the
+        request, ``took_s`` the time between the two: a refusal at the end of a slow upload says nothing of
+        clocks. A machine whose clock is wrong, or jumps, has its jobs go on: the storage believes its own
+        clock alone.
+        """
+        try:
+            theirs = parsedate_to_datetime(date).timestamp()
+        except ValueError:
+            return False
+        ours = datetime.strptime(signed, _MOMENT).replace(tzinfo=UTC).timestamp() + took_s
+        if abs(theirs - ours) <= _BORNE_SKEW_S:
+            return False
+        self._behind_s = theirs - self._now()
+        return True
 
     def _signing_key(self, secret: str, day: str) -> bytes:
         known_secret, known_day, key = self._key

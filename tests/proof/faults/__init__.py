@@ -1,0 +1,1 @@
+"""Real workers, API, Valkey and S3 in trouble by a seeded schedule, and an auditor who looks on."""

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kelpie.job import Direction, Sync, SyncEntry
+from kelpie_worker.claims import FolderClaims, folders_of
+from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync import SyncError
+from tests.unit.worker.doubles import shell_job
+
+
+def slot(machine: Path, number: int) -> FolderClaims:
+    folder = machine / f"kelpie-slot-{number}"
+    folder.mkdir(exist_ok=True)
+    return FolderClaims(folder)
+
+
+@pytest.mark.parametrize("other", ["/data/a", "/data/a/deep/in", "/data", "/"])
+def test_no_two_slots_have_folders_that_overlap(tmp_path: Path, other: str) -> None:
+    first, second = slot(tmp_path, 1), slot(tmp_path, 2)
+    assert first.take("job 1", [Path("/data/b"), Path("/data/a")]) is None
+    why = second.take("job 2", [Path("/elsewhere"), Path(other)])
+    assert why is not None
+    assert "kelpie-slot-1" in why
+    assert not second.are_free([Path(other)])
+    assert second.take("job 3", [Path("/data/ab"), Path("/other")]) is None
+    assert (
+        first.take("job 4", [Path("/data/a")]) is None
+    )  # its own next job's, while the last one's are stored
+    first.give_back("job 1")
+    assert second.take("job 2", [Path(other)]) is not None
+    first.give_back("job 4")
+    assert second.take("job 2", [Path(other)]) is None
+
+
+def test_a_slot_that_was_killed_keeps_its_folders_until_they_are_emptied(tmp_path: Path) -> None:
+    first, second = slot(tmp_path, 1), slot(tmp_path, 2)
+    first.take("job 1", [Path("/data")])
+    again = slot(tmp_path, 1)
+    assert second.take("job 2", [Path("/data")]) is not None
+    again.clear()
+    assert second.take("job 2", [Path("/data")]) is None
+
+
+def test_the_folders_of_a_job_are_those_of_all_its_entries_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    down, up = Direction.DOWNLOAD, Direction.UPLOAD
+    entries = {"before": (SyncEntry("b", "", "in", down),), "after": (SyncEntry("b", "", "/x/../data", up),)}
+    settings = SyncSettings(temp_dir=tmp_path)
+    assert folders_of(shell_job("true", sync=Sync(**entries)), settings) == [tmp_path / "in", Path("/data")]
+    with pytest.raises(SyncError, match="refused"):
+        folders_of(shell_job("true", sync=Sync(during=(SyncEntry("b", "", "/etc", up),))), settings)

@@ -1,0 +1,206 @@
+"""Several workers on one machine, as real processes, against a server that hands out jobs and hears
+reports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.unit.worker.conftest import Request, ScriptedServer
+from tests.waiting import wait_until
+
+KELPIE_WORKER = (sys.executable, "-m", "kelpie.cli", "worker")
+WAIT = (
+    "trap 'exit 0' TERM; env > env.tmp.$KELPIE_SLOT; mv env.tmp.$KELPIE_SLOT env.$KELPIE_SLOT;"
+    " while [ ! -e go ]; do sleep 0.02; done"
+)
+
+
+class Machine:
+    """One machine's supervisor, and the queue that it serves."""
+
+    def __init__(self, server: ScriptedServer, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[dict[str, Any]] = []
+        self.reports: list[tuple[str, str]] = []
+        self.nodes: set[str] = set()
+        self.reallocated: list[Any] = []
+        self.node_bans = 1
+        self._server = server
+        self._lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        server.answer = self._answer
+
+    def _answer(self, request: Request) -> tuple[int, Any]:
+        path = request.path.partition("?")[0]
+        if path == "/v1/reallocate":
+            self.reallocated.append(request.body)
+            return 200, {}
+        if path.startswith(("/v1/", "/latest", "/computeMetadata", "/metadata")):
+            return 404, {}
+        if path == "/work":
+            self.nodes.add(request.path)
+            with self._lock:
+                job = self.jobs.pop(0) if self.jobs else None
+            return 200, [] if job is None else [job]
+        _, _, job_id, what = path.split("/")
+        if what == "heartbeat":
+            return 200, {"status": "running"}
+        if what != "logs":
+            self.reports.append((what, job_id))
+        return 200, {"message": "heard", "node_bans": self.node_bans}
+
+    def job(self, name: str, script: str, **values: Any) -> None:
+        self.jobs.append(
+            {
+                "id": name,
+                "command": "sh",
+                "arguments": ["-c", script],
+                "container_group_id": "q",
+                "lease": f"secret-{name}",
+                "sync": {},
+            }
+            | values
+        )
+
+    def start(self, slots: int = 2, **env: str) -> None:
+        base = {
+            name: value for name, value in os.environ.items() if not name.startswith(("KELPIE_", "SALAD_"))
+        }
+        urls = {"KELPIE_API_URL": self._server.url, "KELPIE_IMDS_URL": self._server.url}
+        own = {"KELPIE_API_KEY": "k", "KELPIE_TEMP_DIR": str(self.folder), "KELPIE_DELETION_COST": "false"}
+        self.process = subprocess.Popen(
+            [*KELPIE_WORKER, "--slots", str(slots), "--queue", "q", "--machine-id", "node-1"],
+            cwd=self.folder,
+            env=base | urls | own | {"HEARTBEAT_INTERVAL_S": "1"} | env,
+            start_new_session=True,
+        )
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def slots(self) -> dict[int, psutil.Process]:
+        """The processes of the slots that live, by number."""
+        found: dict[int, psutil.Process] = {}
+        for process in self.family:
+            with contextlib.suppress(psutil.Error):
+                line = process.cmdline()
+                if "kelpie_worker.slot" in line and process.status() != psutil.STATUS_ZOMBIE:
+                    found[json.loads(line[-1])["slot"]] = process
+        return found
+
+    def wait_busy(self) -> int:
+        """The number of the one slot whose command is up."""
+        wait_until(lambda: list(self.folder.glob("env.?")), "the command to be up")
+        [path] = self.folder.glob("env.?")
+        return int(path.name[-1])
+
+    def environment(self, slot: int) -> dict[str, str]:
+        wait_until((self.folder / f"env.{slot}").exists, "the command to be up")
+        lines = (self.folder / f"env.{slot}").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def end(self) -> int:
+        assert self.process is not None
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def machine(server: ScriptedServer, tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(server, tmp_path)
+    yield machine
+    if machine.process is not None and machine.process.poll() is None:
+        machine.process.kill()
+        machine.process.wait()
+
+
+def test_each_slot_runs_a_job_with_what_is_its_own_and_a_signal_to_all_releases_all(machine: Machine) -> None:
+    machine.job("a", WAIT, environment={"CUDA_VISIBLE_DEVICES": "0"})
+    machine.job("b", WAIT)
+    machine.start(CUDA_VISIBLE_DEVICES="4,5,6,7")
+    first, second = machine.environment(1), machine.environment(2)
+    assert {first["KELPIE_JOB_ID"], second["KELPIE_JOB_ID"]} == {"a", "b"}
+    assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4,5", "6,7")
+    for name in ("KELPIE_STATE_FILE", "KELPIE_PROGRESS_FILE", "INPUT_DIR", "OUTPUT_DIR", "CHECKPOINT_DIR"):
+        assert first[name] != second[name], name
+    shown = json.loads(Path(first["KELPIE_STATE_FILE"]).read_text())["jobs"]
+    assert [job["id"] for job in shown] == [first["KELPIE_JOB_ID"]]
+    assert all("machine_id=node-1&" in path for path in machine.nodes)
+    assert machine.process is not None
+    for process in (*machine.slots().values(), psutil.Process(machine.process.pid)):  # as systemd does
+        process.send_signal(signal.SIGTERM)
+    assert machine.end() == 0
+    assert sorted(machine.reports) == [("released", "a"), ("released", "b")]
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(machine: Machine) -> None:
+    machine.job("a", f"trap '' TERM; {WAIT.partition(';')[2]}")
+    machine.start()
+    machine.wait_busy()
+    family = machine.family
+    assert len(family) >= 4  # two slots, a guardian, a command
+    assert machine.process is not None
+    machine.process.kill()
+    machine.process.wait()
+    wait_until(lambda: not any(one.is_running() for one in family), "all of it to end")
+    assert machine.reports == []
+
+
+def test_a_slot_that_dies_is_started_again_and_the_other_goes_on(machine: Machine) -> None:
+    machine.job("a", WAIT)
+    machine.start()
+    busy = machine.wait_busy()
+    machine.job("b", f"touch again; {WAIT}")
+    wait_until((machine.folder / "again").exists, "the other slot's job")
+    (machine.folder / f"env.{busy}").unlink()
+    machine.job("c", WAIT)
+    machine.slots()[busy].kill()
+    assert machine.environment(busy)["KELPIE_JOB_ID"] == "c"
+    (machine.folder / "go").touch()
+    wait_until(lambda: len(machine.reports) == 2, "both to complete")
+    assert sorted(machine.reports) == [("completed", "b"), ("completed", "c")]
+
+
+def test_a_machine_is_replaced_when_every_slot_is_through(machine: Machine) -> None:
+    machine.node_bans = 5
+    machine.job("a", WAIT)
+    machine.start()
+    machine.wait_busy()
+    machine.job("b", "exit 1")
+    wait_until(lambda: ("failed", "b") in machine.reports, "the failure to be told")
+    machine.job("c", "true")  # for nobody: this machine takes no other job
+    wait_until(lambda: len(machine.slots()) == 1, "its slot to end")
+    assert machine.reallocated == []
+    (machine.folder / "go").touch()
+    wait_until(lambda: len(machine.reallocated) == 1, "the machine to be given back")
+    assert ("completed", "a") in machine.reports
+    assert len(machine.jobs) == 1
+    assert machine.process is not None
+    machine.process.send_signal(signal.SIGTERM)
+    assert machine.end() == 0
+
+
+def test_two_jobs_that_name_one_folder_never_run_side_by_side_on_a_machine(machine: Machine) -> None:
+    entry = {"bucket": "b", "prefix": "p/", "local_path": "data", "direction": "upload"}
+    sync = {"after": [entry]}
+    machine.job("a", WAIT, sync=sync)
+    machine.start()
+    machine.wait_busy()
+    machine.job("b", "true", sync=sync)
+    wait_until(lambda: machine.reports == [("released", "b")], "the other job to be handed back")
+    machine.job("b", "true", sync=sync)
+    (machine.folder / "go").touch()
+    wait_until(lambda: {("completed", "a"), ("completed", "b")} <= {*machine.reports}, "both to complete")
