@@ -150,6 +150,37 @@ def downloads_of(nodes: Sequence[Node], job_id: str) -> dict[int, float]:
     return spent
 
 
+def measure(fleet: Fleet, chosen: argparse.Namespace) -> tuple[Spent, int, int, int]:
+    """What the time of the jobs was spent on; how many jobs, attempts and kills there were."""
+    journal = fleet.root / "journal"
+    script = _SCRIPT.format(
+        journal=journal, steps=chosen.steps, every=chosen.checkpoint, size=_CHECKPOINT_BYTES
+    )
+    jobs = []
+    for number in range(chosen.jobs):
+        checkpoint = (BUCKET, f"{number}/ck/", "ck")
+        sync = {
+            "before": [down(*checkpoint)],
+            "during": [up(*checkpoint)],
+            "after": [up(BUCKET, f"{number}/out/", "out")],
+        }
+        jobs.append(fleet.submit(script, sync=sync, heartbeat_interval=chosen.interval))
+    killer = Killer(fleet, chosen.seed, chosen.nodes, chosen.mtbf, chosen.down)
+    try:
+        deadline = time.monotonic() + _TIMEOUT_S
+        done = [fleet.wait(job, "completed", timeout_s=deadline - time.monotonic()) for job in jobs]
+    finally:
+        killer.stop()
+    notes = [line.split() for line in journal.read_text().splitlines()]
+    spent = nothing()
+    for job in done:
+        own = [line[1:] for line in notes if line[0] == job["id"]]
+        runs = runs_of(job, own, killer.killed, downloads_of(fleet.nodes, job["id"]))
+        for what, seconds in account(runs, chosen.checkpoint).items():
+            spent[what] += seconds
+    return spent, len(done), sum(len(job["attempts"]) for job in done), len(killer.killed)
+
+
 def show(spent: Spent, jobs: int, attempts: int, kills: int) -> None:
     """The shares, beside the ideal."""
     total = sum(spent[each] for each in (USEFUL, *LOSSES))
@@ -170,16 +201,14 @@ def show(spent: Spent, jobs: int, attempts: int, kills: int) -> None:
         )
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Measure and print."""
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The size of it all."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.goodput",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="2 nodes, 2 short jobs, a few kills: does it run?"
-    )
+    parser.add_argument("--quick", action="store_true", help="1 node, 1 short job: does it run?")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=24)
@@ -190,7 +219,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--interval", type=int, default=1, help="heartbeat interval in seconds (default: 1)")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
-        chosen.nodes, chosen.jobs, chosen.steps, chosen.mtbf, chosen.down = 2, 2, 10, 2.5, 0.2
+        chosen.nodes, chosen.jobs, chosen.steps, chosen.mtbf, chosen.down = 1, 1, 10, 2.0, 0.0
+    return chosen
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and print."""
+    chosen = options(arguments)
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(ValkeyServer(root / "valkey"))
@@ -201,32 +236,7 @@ def main(arguments: Sequence[str]) -> None:
         announce(f"{chosen.nodes} nodes, each killed every {chosen.mtbf:g} s, seed {chosen.seed}", client)
         fleet = Fleet(server.new_user(), root / "nodes", "bench", storage=s3.environment)
         stack.callback(fleet.close)
-        journal = root / "journal"
-        script = _SCRIPT.format(
-            journal=journal, steps=chosen.steps, every=chosen.checkpoint, size=_CHECKPOINT_BYTES
-        )
-        jobs = []
-        for number in range(chosen.jobs):
-            checkpoint = (BUCKET, f"{number}/ck/", "ck")
-            sync = {
-                "before": [down(*checkpoint)],
-                "during": [up(*checkpoint)],
-                "after": [up(BUCKET, f"{number}/out/", "out")],
-            }
-            jobs.append(fleet.submit(script, sync=sync, heartbeat_interval=chosen.interval))
-        killer = Killer(fleet, chosen.seed, chosen.nodes, chosen.mtbf, chosen.down)
-        stack.callback(killer.stop)
-        deadline = time.monotonic() + _TIMEOUT_S
-        done = [fleet.wait(job, "completed", timeout_s=deadline - time.monotonic()) for job in jobs]
-        killer.stop()
-        notes = [line.split() for line in journal.read_text().splitlines()]
-        spent = nothing()
-        for job in done:
-            own = [line[1:] for line in notes if line[0] == job["id"]]
-            runs = runs_of(job, own, killer.killed, downloads_of(fleet.nodes, job["id"]))
-            for what, seconds in account(runs, chosen.checkpoint).items():
-                spent[what] += seconds
-        show(spent, len(done), sum(len(job["attempts"]) for job in done), len(killer.killed))
+        show(*measure(fleet, chosen))
     print(f"   load afterwards {load()}")
 
 

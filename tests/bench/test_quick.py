@@ -18,7 +18,6 @@ from tests.bench.crew import ROOT
         ("scale", "a lease takes"),
         ("polls", "no job twice"),
         ("worker_cost", "lines/s:"),
-        ("goodput", "useful ÷ total compute"),
         (
             "sync --stores null,real-tls --workloads medium --peers boto3",
             "real server over HTTPS",

@@ -37,27 +37,18 @@ def container() -> Iterator[Path]:
     group.rmdir()
 
 
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        (["tail", "/dev/zero"], "killed by signal 9 (SIGKILL): out of memory"),
-        (
-            ["sh", "-c", "tail /dev/zero; exit 7"],
-            "exit code 7; the kernel killed a process of it: out of memory",
-        ),
-    ],
-)
 def test_a_command_that_uses_up_the_memory_has_failed_and_its_owner_is_told_why(
-    container: Path, fleet: Fleet, command: list[str], reason: str
+    container: Path, fleet: Fleet
 ) -> None:
     node = fleet.node()
     (container / "cgroup.procs").write_text(str(node.process.pid))
     wait_until(lambda: node.says("worker started"), "the worker runs")
-    job = fleet.submit("", command=command[0], arguments=command[1:], max_failures=1)
+    job = fleet.submit("", command="tail", arguments=["/dev/zero"], max_failures=1)
     failed = fleet.wait(job, "failed")
     (attempt,) = failed["attempts"]
     assert (outcomes(failed), failed["num_failures"]) == (["app_failed"], 1)
-    assert (attempt["out_of_memory"], attempt["reason"]) == (True, reason)
+    assert attempt["out_of_memory"]
+    assert attempt["reason"] == "killed by signal 9 (SIGKILL): out of memory"
     # The container and its worker live on, and a death that is no lack of memory is told apart.
     shot = fleet.wait(fleet.submit("kill -9 $$", max_failures=1), "failed")["attempts"][0]
     assert (shot["machine_id"], shot["signal"], shot["out_of_memory"]) == (node.name, 9, False)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             struck += report.struck
             jobs, attempts = jobs + report.jobs, attempts + report.attempts
             violations += len(report.violations)
-            uploads += report.lost_uploads
+            uploads += report.left_uploads
             print(
                 f"seed {seed}: {report.struck.total()} faults, {report.jobs} jobs in {report.attempts} "
                 f"attempts, {report.seconds:.0f} s, {len(report.violations)} violations",
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.keep and logs.exists():
                 shutil.copytree(logs, options.keep / logs.name, dirs_exist_ok=True)
     print("\n".join(f"{number:5} {kind}" for kind, number in struck.most_common()))
-    print(f"{uploads:5} multipart uploads went down with their node")
+    print(f"{uploads:5} multipart uploads are left that no worker can end")
     print(
         f"seeds {seeds[0]}…{seeds[-1]}: {struck.total()} faults, {jobs} jobs in {attempts} attempts, "
         f"{violations} violations"

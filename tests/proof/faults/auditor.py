@@ -49,13 +49,20 @@ def _disks(site: Site) -> Iterator[str]:
 
 
 def _uploads(site: Site) -> Iterator[str]:
-    """But for those of nodes that never came back: nothing in a bucket tells whose they are."""
+    """But for those that no worker can end: of nodes that never came back, and those of which no answer ever
+    told a node, which the network has delivered when everybody had given them up."""
     lost = lost_uploads(site)
+    told = {each for machine in site.machines for each in machine.store.told_uploads}
+    for upload in left_uploads(site):
+        if upload["UploadId"] in told - lost:
+            yield f"a multipart upload is left: {upload['Key']} {upload['UploadId']}"
+
+
+def left_uploads(site: Site) -> list[dict[str, Any]]:
+    """The multipart uploads that are in the bucket."""
     client = site.servers.s3.client()
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=site.bucket, Prefix=site.prefix)
-    for upload in (each for page in pages for each in page.get("Uploads", ())):
-        if upload["UploadId"] not in lost:
-            yield f"a multipart upload is left: {upload['Key']} {upload['UploadId']}"
+    return [dict(each) for page in pages for each in page.get("Uploads", ())]
 
 
 def lost_uploads(site: Site) -> set[str]:

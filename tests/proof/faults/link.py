@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 _CHUNK = 64 * 1024
+_UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 _POLL_S = 0.02
 
 
@@ -31,6 +33,8 @@ class Link:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.bytes_per_s: float | None = None
+        self.told_uploads: set[str] = set()
+        """Ids of multipart uploads in answers that have passed."""
         self._way = Way.OPEN
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -80,14 +84,14 @@ class Link:
             with server:
                 with self._lock:
                     self._open |= {client, server}
-                back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+                back = threading.Thread(target=self._pump, args=(server, client, True), daemon=True)
                 back.start()
-                self._pump(client, server)
+                self._pump(client, server, False)
                 back.join()
                 with self._lock:
                     self._open -= {client, server}
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
                 if self.bytes_per_s is not None:
@@ -95,6 +99,8 @@ class Link:
                 while self._way is Way.SILENT and not self._closed:
                     time.sleep(_POLL_S)
                 sink.sendall(data)
+                if is_answer:
+                    self.told_uploads.update(each.decode() for each in _UPLOAD_ID.findall(data))
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -30,8 +30,8 @@ class Report:
     struck: Counter[Kind] = field(default_factory=Counter)
     jobs: int = 0
     attempts: int = 0
-    lost_uploads: int = 0
-    """Multipart uploads that went down with their node: the bucket's lifecycle rule ends them."""
+    left_uploads: int = 0
+    """Multipart uploads that no worker can end: the bucket's lifecycle rule does."""
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ def run_seed(
         for machine in site.machines:
             machine.terminate()
         report.violations += auditor.audit(site)
-        report.lost_uploads = len(auditor.lost_uploads(site))
+        report.left_uploads = len(auditor.left_uploads(site))
         report.jobs = len(site.works)
         report.attempts = sum(site.job(job_id)["attempt"] for job_id in site.works)
         if report.violations:
