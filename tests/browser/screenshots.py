@@ -92,9 +92,9 @@ def main(folder: Path) -> None:
         sync_playwright() as playwright,
     ):
         user = server.new_user()
-        scenery = paint(user)
         with contextlib.closing(Store.connect(broker.url)) as store:
             day(store, user, str(uuid.uuid4()))
+        scenery = paint(user)
         browser = chromium(playwright)
         for look, how in LOOKS.items():
             person = Person(browser, server.url, **how)

@@ -577,6 +577,16 @@ def test_what_a_node_has_to_upload_is_told_with_its_heartbeats(api: ApiUser, gro
     assert api.ok("GET", f"/jobs/{job['id']}")["upload_backlog"] == backlog
 
 
+def test_what_a_command_says_of_its_progress_is_told_with_heartbeats(api: ApiUser, group: str) -> None:
+    job = leased(api, group)
+    assert "progress" not in api.ok("GET", f"/jobs/{job['id']}")
+    said = {"fraction": 0.25, "step": 5, "total": 20, "metrics": {"loss": 0.5}}
+    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, progress=said))
+    told = api.ok("GET", f"/jobs/{job['id']}")["progress"]
+    replies.ProgressReply.model_validate(told)
+    assert told == told | said | {"attempt": 1, "checkpoint": None}
+
+
 def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
     job = leased(api, group, heartbeat_interval=1)
     path = f"/jobs/{job['id']}"

@@ -21,6 +21,8 @@ MERGE_PATCH = "application/merge-patch+json"
 MAX_TRIES = 4
 BACKOFF_S = 0.5
 """The first pause; each further one is twice as long, give or take half."""
+SILENT_TRIES = 3
+"""How many tries fit into the time of a call when nobody answers."""
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 CHUNK_BYTES = 65_536
 CONNECTIONS = 16
@@ -94,7 +96,8 @@ class Cloud:
         self, method: str, path: str, body: bytes | None, content_type: str, deadline: float
     ) -> tuple[_Answer | str, float]:
         """An answer, or what went wrong and for how many seconds the cloud wants to be left alone."""
-        left_s = max(0.1, deadline - time.monotonic())
+        # A silent server must leave time for another try, which may meet one that answers.
+        left_s = min(max(0.1, deadline - time.monotonic()), self._timeout_s / SILENT_TRIES)
         sent = {"Accept": JSON, **self._headers()} | ({} if body is None else {"Content-Type": content_type})
         try:
             response = self._http.request(

@@ -27,6 +27,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b'{"title": "a test says so"}'
     acts: bool = False
+    silent: bool = False  # nothing is answered until the client gives up
 
 
 Reply = tuple[int, Any]
@@ -209,6 +210,9 @@ def served(cloud: Cloud, tls: Path | None = None) -> Iterator[None]:
             data = b"" if answer is None else json.dumps(answer).encode()
             if fault is not None:
                 status, headers, data = fault.status, fault.headers, fault.body
+            if fault is not None and fault.silent:
+                self.connection.settimeout(30)
+                self.connection.recv(1)
             if not status:
                 self.close_connection = True
                 return

@@ -169,6 +169,19 @@ def test_a_short_outage_is_waited_for(cluster: Kubernetes, provider: Provider) -
     assert found(provider, group_id)
 
 
+def test_a_silent_server_is_given_up_in_time_for_another_try(
+    cluster: Kubernetes, settings: Settings, store: Store
+) -> None:
+    hasty = make_provider(settings.model_copy(update={"provider_timeout_s": 3.0}), store)
+    group_id = cluster.add("sims")
+    cluster.faults = [Fault(silent=True)]
+    assert found(hasty, group_id)
+    cluster.faults = [Fault(silent=True)] * 9
+    hurried = make_provider(settings.model_copy(update={"provider_timeout_s": 0.3}), store)
+    with pytest.raises(ProviderError, match="gave no answer"):
+        hurried.lookup(group_id)
+
+
 def test_a_cluster_of_an_unknown_authority_is_not_told_the_token(
     cluster: Kubernetes, settings: Settings, store: Store, tmp_path: Path
 ) -> None:

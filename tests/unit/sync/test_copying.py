@@ -22,6 +22,11 @@ Data = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
+def store(emptied_store: Bucket) -> Bucket:
+    return emptied_store
+
+
+@pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """Run one command line in a process of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -253,7 +258,7 @@ def test_a_copy_that_is_stopped_leaves_no_part_of_an_upload(
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert arrived.wait(20)
         process.send_signal(stop)
-        threading.Timer(0.2, go_on.set).start()
+        threading.Timer(1.0, go_on.set).start()  # when the signal has certainly been heard
         assert process.wait(20) == 130
     wait_until(lambda: store.multipart_uploads() == [], "the upload was aborted")
     assert "p/big" not in store.names()

@@ -48,6 +48,11 @@ def no_rescans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "RESCAN_S", 1000.0)
 
 
+@pytest.fixture
+def store(emptied_store: Bucket) -> Bucket:
+    return emptied_store
+
+
 def during(engines: Engines, store: Bucket, folder: Path, **settings: Any) -> JobSync:
     return engines.job(Sync(during=(up(store.name, "ck/", folder),)), engine=engines.engine(**settings))
 

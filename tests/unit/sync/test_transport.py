@@ -39,6 +39,11 @@ from tests.waiting import wait_until
 ODD_KEYS = ["plain", "a b+c%20d", "ünï/€/日本", "~t'(x)!*", 'quote"&<>', "q?x=1#y", "tail/"]
 
 
+@pytest.fixture
+def store(emptied_store: Bucket) -> Bucket:
+    return emptied_store
+
+
 def factory(**settings: Any) -> ClientFactory:
     return ClientFactory(SyncSettings(**({"stall_timeout_s": 5.0} | settings)))
 

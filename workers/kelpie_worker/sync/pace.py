@@ -1,8 +1,9 @@
 """How many transfers go side by side: as few as keep this machine or its link busy.
 
 On a fast link every further thread only fights for the interpreter's lock; with a store that is 30 ms away,
-64 of them still wait most of the time. So there are few at first, and more only while this process is mostly
-idle although there is work: then the store is what is waited for.
+64 of them still wait most of the time. So there are few at first, and twice as many only while this process
+is mostly idle although there is work: then the store is what is waited for. Whether for its distance or for
+its processors, the rate tells: where twice the transfers end no faster, there are as few as before again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from collections.abc import Callable
 
 FIRST = 4
 """Transfers at once before anything is known of the store."""
-WINDOW_S = 0.02
+WINDOW_S = 0.05
 BUSY = 0.7
 """Of one processor: above this share the process is busy itself."""
+GAIN = 1.2
+"""Twice the transfers are worth it when at least so many times as many end in the same time."""
+FIRST_HOLD_S = 0.5
+LONGEST_HOLD_S = 16.0
+"""Between two trials of more transfers while they are in vain; each pause is twice the one before."""
 
 
 class Pace:
@@ -31,20 +37,43 @@ class Pace:
         self._clock = clock
         self._cpu = cpu
         self._since, self._used = clock(), cpu()
+        self._ended = 0  # transfers of this window
         self._all_waited = True
+        self._before: tuple[int, float] | None = (
+            None  # width and rate before the last growth, while it is new
+        )
+        self._hold_s = FIRST_HOLD_S
+        self._held_until = 0.0
         self.width = min(FIRST, most)
         """Transfers that may go at once."""
 
     def task_ended(self, *, waiting: bool) -> bool:
         """A transfer has ended, and others wait for a thread or not. True when ``width`` has changed."""
         self._all_waited = self._all_waited and waiting
+        self._ended += 1
         now = self._clock()
-        if now - self._since < WINDOW_S:
+        lasted = now - self._since
+        if lasted < WINDOW_S or self._ended < self.width:
             return False
         used = self._cpu()
-        share = (used - self._used) / (now - self._since)
-        grows = self._all_waited and share < BUSY and self.width < self._most
-        self._since, self._used, self._all_waited = now, used, True
-        if grows:
-            self.width = min(2 * self.width, self._most)
-        return grows
+        rate, share = self._ended / lasted, (used - self._used) / lasted
+        old = self.width
+        if self._all_waited:
+            self.width = self._next_width(now, rate, share)
+        else:
+            self._before = None  # the rate was that of the work, not of the way
+        self._since, self._used, self._ended, self._all_waited = now, used, 0, True
+        return self.width != old
+
+    def _next_width(self, now: float, rate: float, share: float) -> int:
+        before, self._before = self._before, None
+        if before is not None:
+            if rate < GAIN * before[1]:
+                self._held_until = now + self._hold_s
+                self._hold_s = min(2 * self._hold_s, LONGEST_HOLD_S)
+                return before[0]
+            self._hold_s = FIRST_HOLD_S
+        if share >= BUSY or self.width == self._most or now < self._held_until:
+            return self.width
+        self._before = (self.width, rate)
+        return min(2 * self.width, self._most)
