@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
+from kelpie_worker.sync.store import ClientFactory
+from kelpie_worker.sync.transport import Body
 from tests.fault_proxy import RESET, TRUNCATE, Answer, FaultProxy, Request, error, is_fetch, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree
 from tests.waiting import wait_until
@@ -39,8 +42,10 @@ def test_every_object_of_the_prefix_lands_in_the_folder(
 
 
 def test_a_listing_of_several_pages_is_read_to_its_end(engines: Engines, store: Bucket, folder: Path) -> None:
+    client = ClientFactory(engines.settings)()
     for number in range(1100):
-        store.put(f"in/{number}", b"x")
+        body: Any = Body(b"x", lambda: None)
+        client.put_object(Bucket=store.name, Key=f"in/{number}", Body=body, ContentLength=1)
     before(engines, store, folder).download()
     assert len(list(folder.iterdir())) == 1100
 

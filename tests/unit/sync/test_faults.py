@@ -178,12 +178,13 @@ def test_a_slow_link_is_not_taken_for_a_stalled_one(
 ) -> None:
     """50 KB/s, and a stall limit shorter than the transfer."""
     proxy.early = lambda request: Slow(50_000) if has_body(request) or is_fetch(request) else None
-    files = {"x": os.urandom(75_000)}
+    engines.probed(store.name)
+    files = {"x": os.urandom(40_000)}
     upload(engines, store, folder, files, stall_timeout_s=3.0)
     began = len(proxy.requests)
     download(engines, store, tmp_path / "down", stall_timeout_s=0.5)
     assert sum(map(is_fetch, proxy.requests[began:])) == 1
-    assert sum(map(is_put, proxy.requests)) == 2  # one of them asks whether the store has conditional writes
+    assert sum(map(is_put, proxy.requests)) == 1
 
 
 def test_a_server_that_is_killed_and_comes_back_has_everything_in_the_end(

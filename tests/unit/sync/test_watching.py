@@ -192,7 +192,7 @@ def _deaf(watcher: Watcher) -> Iterator[None]:
 def limited(server: S3Server, store: Bucket, folder: Path, temp_dir: Path, limit: str) -> Any:
     """A watching process whose user may have no more than so much of inotify."""
     code = (
-        f"from kelpie_worker.sync import watcher; watcher.RESCAN_S = {NEVER_S}\n"
+        f"from kelpie_worker.sync import watcher; watcher.RESCAN_S, watcher.POLL_S = {NEVER_S}, 0.2\n"
         "from tests.bench import watched; watched.main()"
     )
     return subprocess.Popen(
@@ -239,6 +239,7 @@ def test_a_network_mount_is_polled_for_what_has_no_events(
     engines: Engines, store: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watcher, "is_network_mount", lambda path: True)
+    monkeypatch.setattr(watcher, "POLL_S", 0.2)
     job = during(engines, store, folder)
     (folder / "real").mkdir()
     (folder / "link").symlink_to("real")  # what is behind it makes no events under this name
@@ -318,8 +319,13 @@ def test_without_leases_a_file_is_stored_when_its_size_and_time_are_quiet(
 
 @pytest.mark.parametrize("how", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("old"))])
 def test_a_folder_made_anew_is_watched_like_the_first(
-    engines: Engines, store: Bucket, folder: Path, how: Callable[[Path], Any]
+    engines: Engines,
+    store: Bucket,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: Callable[[Path], Any],
 ) -> None:
+    monkeypatch.setattr(watcher, "POLL_S", 0.2)
     job = during(engines, store, folder)
     job.watch()
     (folder / "first").write_bytes(b"1")
