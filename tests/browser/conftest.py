@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.api import ApiServer, ApiUser
-from tests.browser.people import Person, chromium, person
+from tests.browser.people import WAIT_MS, Person, chromium, person
 from tests.system.fleet import Fleet
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A real Chromium."""
+    expect.set_options(timeout=WAIT_MS)  # a machine that does much at once is slow, and not wrong
     with sync_playwright() as playwright:
         browser = chromium(playwright)
         yield browser

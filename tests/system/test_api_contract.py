@@ -575,9 +575,6 @@ def test_what_a_node_has_to_upload_is_told_with_its_heartbeats(api: ApiUser, gro
     backlog = {"files": 3, "bytes": 4000, "oldest_s": 2.5}
     api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, upload_backlog=backlog))
     assert api.ok("GET", f"/jobs/{job['id']}")["upload_backlog"] == backlog
-    assert "progress" not in api.ok("GET", f"/jobs/{job['id']}")
-    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, progress={"step": 3, "total": 4}))
-    assert api.ok("GET", f"/jobs/{job['id']}")["progress"]["step"] == 3
 
 
 def test_what_a_command_says_of_its_progress_is_told_with_heartbeats(api: ApiUser, group: str) -> None:
