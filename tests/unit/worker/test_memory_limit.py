@@ -43,7 +43,9 @@ def of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kelpie_worker.memory_limit.CommandGroup", Files)
 
 
-@pytest.mark.parametrize("processes", [f"{os.getpid()}\n77\n", f"1\n5\n{os.getpid()}\n"])
+@pytest.mark.parametrize(
+    "processes", [f"{os.getpid()}\n77\n", f"1\n5\n{os.getpid()}\n"], ids=["leads", "is led"]
+)
 def test_the_container_moves_aside_and_each_command_gets_a_group_with_the_limit(
     tmp_path: Path, processes: str
 ) -> None:
