@@ -594,7 +594,7 @@ def test_secrets_are_masked_in_lists_and_shown_to_the_owner_and_the_node(api: Ap
     assert_whole(api.ok("GET", f"/jobs/{job['id']}"))
     assert_whole(api.job(job["id"]))
     for name in CHANGES:
-        assert_whole(change(api, job, name))
+        assert_whole(change(api, job, name, json=BODIES.get(name)))
     got = lease(api, group)
     assert got is not None
     assert_whole(got)
@@ -607,7 +607,7 @@ def test_the_admin_sees_the_jobs_of_others_masked_and_his_own_whole(
     assert_masked(admin.ok("GET", f"/jobs/{job['id']}"))
     assert_masked(admin.job(job["id"]))
     for name in CHANGES:
-        assert_masked(change(admin, job, name))
+        assert_masked(change(admin, job, name, json=BODIES.get(name)))
     [found] = admin.ok("GET", f"/jobs?container_group_id={group}")["jobs"]
     assert_masked(found)
     assert_whole(api.ok("GET", f"/jobs/{job['id']}"))

@@ -25,10 +25,9 @@ def main(bucket: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temp:
         engine = SyncEngine(SyncSettings(temp_dir=Path(temp), threads=1), NullObserver())
 
-        def download(case: str) -> None:
-            job = engine.prepare(
-                LeasedJob("job", 1, "true", sync=Sync(before=(down(bucket, "data/", folder),)))
-            )
+        def download(case: str, prefix: str = "data/", *, compression: bool = False) -> None:
+            sync = Sync(before=(down(bucket, prefix, folder),))
+            job = engine.prepare(LeasedJob("job", 1, "true", sync=sync, compression=compression))
             try:
                 job.download()
                 told[case] = ["no error", names()]
@@ -39,7 +38,8 @@ def main(bucket: str, folder: Path) -> None:
         def names() -> list[str]:
             return sorted(path.name for path in folder.iterdir())
 
-        download("full")
+        download("too large")
+        download("full", "packed/", compression=True)  # what it unpacks to is not known before
         told["after cleaning"] = names()
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         download("read-only")

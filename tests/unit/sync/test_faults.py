@@ -6,6 +6,7 @@ Every case ends with a comparison of each object, or each file, with its source.
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import os
 import shutil
@@ -429,12 +430,15 @@ def test_a_full_disk_and_a_read_only_folder_fail_the_download_and_leave_nothing(
 ) -> None:
     store.put("data/a", b"small")
     store.put("data/big", FILES["big"])
+    store.put("packed/a.gz", gzip.compress(b"small"))
+    store.put("packed/big.gz", gzip.compress(b"".join(b"%d\n" % number for number in range(400_000))))
     folder.mkdir(parents=True)
     told = _on_a_small_disk(store.name, folder)
-    assert told["full"] == [
-        f"s3://{store.name}/data/big cannot be stored at {folder}/big: No space left on device",
-        ["a"],
+    assert told["too large"] == [
+        f"the job brings 10.0 MiB to the disk of {folder}, which has 1.0 MiB left",
+        [],
     ]
+    assert told["full"] == ["the object 'packed/big.gz' cannot be decompressed: the disk is full", ["a"]]
     assert told["after cleaning"] == []
     assert "Read-only file system" in told["read-only"][0]
     assert str(folder) in told["read-only"][0]
