@@ -42,7 +42,7 @@ def main(bucket: str, folder: Path) -> None:
         download("full", "packed/", compression=True)  # what it unpacks to is not known before
         told["after cleaning"] = names()
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-        download("read-only")
+        download("read-only", "packed/", compression=True)
         engine.close()
     print(json.dumps(told))
 

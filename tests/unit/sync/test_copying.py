@@ -254,9 +254,8 @@ def test_a_copy_that_is_stopped_leaves_no_part_of_an_upload(
             go_on.wait(20)
 
     proxy.rule = rule
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored by suites in the background, and inherited
+    # A suite that runs in the background ignores this signal, and its children do.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     argv = [sys.executable, "-m", "kelpie.cli", "data", "put", str(folder), f"s3://{store.name}/p"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert arrived.wait(20)
