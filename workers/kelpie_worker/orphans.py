@@ -12,6 +12,7 @@ from kelpie_worker import guardian
 REAP_INTERVAL_S = 5.0
 
 _own: set[int] = set()
+_before: set[int] = set()  # what whoever became this process by exec has started: none of our business
 _starting = threading.Lock()
 _adopting = False
 
@@ -23,6 +24,9 @@ def adopt(interval_s: float = REAP_INTERVAL_S) -> None:
     child for an orphan.
     """
     global _adopting  # noqa: PLW0603  (a fact about the process)
+    me = os.getpid()
+    with contextlib.suppress(OSError):  # no /proc: nothing can be found, or killed, later either
+        _before.update(pid for pid, (_, parent, _) in guardian.descendants(me).items() if parent == me)
     guardian.prctl(guardian.PR_SET_CHILD_SUBREAPER, 1)
     _adopting = True
 
@@ -59,10 +63,12 @@ def reap() -> None:
             if state == "Z" and parent == me and pid not in _own:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
+                _before.discard(pid)
 
 
 def kill() -> None:
     """SIGKILL every orphan and what is below it: what a guardian that was killed has left."""
     if _adopting:
-        guardian.kill_below(os.getpid(), spared=frozenset(_own))
+        with _starting:  # a child that starts meanwhile would be taken for an orphan
+            guardian.kill_below(os.getpid(), spared=frozenset(_own | _before))
         reap()

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -44,7 +45,7 @@ def main(argument: str) -> int:
     folder = settings.state_file.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        settings.sync.temp_dir.mkdir(parents=True, exist_ok=True)
+        _make_own(settings.sync.temp_dir)
     except OSError as error:
         raise StartupError(f"{error.filename} cannot be made: {error.strerror}") from None
     while locked(folder) is None:  # an earlier process of this slot still ends
@@ -56,6 +57,18 @@ def main(argument: str) -> int:
         tell_cost=lambda cost: _tell(told["report"], cost),
     )
     return serve(settings, stop, machine)
+
+
+def _make_own(folder: Path) -> None:
+    """Others may write beside it, and know its name: what they have put there is not used. OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise StartupError(
+            f"{folder} is not a folder of this user: remove it, or set KELPIE_TEMP_DIR to another folder"
+        )
 
 
 def locked(folder: Path) -> int | None:

@@ -13,6 +13,7 @@ import os
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 
 import structlog
@@ -31,13 +32,14 @@ from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.notices import NoticeWatcher
 from kelpie_worker.programs import SLOT, program
 from kelpie_worker.settings import Settings
-from kelpie_worker.slot_places import slot_folders
+from kelpie_worker.slot_places import settings_of_slot, slot_folders
 from kelpie_worker.stop import Stop
 from kelpie_worker.sync import NullObserver, SyncEngine
 
 _RESTART_S = (0.5, 60.0)
 _STEADY_S = 300.0
-"""A slot that lived so long is started again at once when it dies."""
+"""After a slot that lived so long the pauses begin anew."""
+_NOT_STARTED = -1
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -59,15 +61,26 @@ def run(settings: Settings, options: Mapping[str, str | None]) -> int:
 
 
 def recover_others(settings: Settings) -> None:
-    """Empty the folders of slots that there are no more of, and that were killed."""
+    """Empty the folders of slots that there are no more of, and forget what they had."""
     used = settings.slots if settings.slots > 1 else 0
     for number, folder in slot_folders(settings):
-        if number > used and (folder / JOURNAL_NAME).exists():
+        if number <= used:
+            continue
+        try:
             lock = slot.locked(folder)
-            if lock is not None:
-                SyncEngine(settings.sync, NullObserver(), journal=folder / JOURNAL_NAME).recover()
+            if lock is None:
+                continue
+            try:
+                sync = settings_of_slot(settings, number).sync
+                SyncEngine(sync, NullObserver(), journal=folder / JOURNAL_NAME).recover()
                 (folder / CLAIMS_NAME).unlink(missing_ok=True)
+                (folder / settings.state_file.name).unlink(
+                    missing_ok=True
+                )  # it may show a job that never ends
+            finally:
                 os.close(lock)
+        except OSError as error:
+            _log.warning("what a slot of before has left stays", folder=str(folder), error=str(error))
 
 
 class Slots:
@@ -94,8 +107,8 @@ class Slots:
         cost = DeletionCost(self.deletion_cost, cost_teller(settings))
         if settings.deletion_cost:
             cost.start()
-        self._stop.subscribe(lambda: self._order(slot.END))
-        self._stop.when_retiring(lambda: self._order(slot.RETIRE))
+        self._stop.subscribe(self._end)
+        self._stop.when_retiring(self._retire)
         self._log.info("worker started", slots=settings.slots, gpus=self._gpus)
         try:
             code = self._serve()
@@ -127,9 +140,9 @@ class Slots:
             code = ended
             if ended == REPLACE_NODE:
                 self._log.warning("this machine is to be replaced, once all slots are through", slot=number)
-                self._order(slot.RETIRE)
+                self._retire()
             else:
-                self._order(slot.END)
+                self._end()
         return STOPPED if self._stop.requested.is_set() and code == REPLACE_NODE else code
 
     def _keep(self, number: int) -> None:
@@ -139,46 +152,48 @@ class Slots:
         """Start the slot until it ends by itself or is told to; runs in a thread of its own."""
         backoff = Backoff(*_RESTART_S)
         while True:
-            code = self._run_once(number, backoff)
+            began = time.monotonic()
+            code = _NOT_STARTED
+            try:
+                code = self._run_once(number)
+                orphans.kill()  # what a guardian that died with the slot has left
+            except (OSError, RuntimeError) as error:  # short of processes, of memory, or of descriptors
+                self._log.error("a slot cannot be started or cleared up", slot=number, error=str(error))
+            if time.monotonic() - began >= _STEADY_S:
+                backoff.reset()
             if code in {STOPPED, BAD_SETTINGS, REPLACE_NODE} or self._orders:
                 self._ended.put((number, code if code > 0 else STOPPED))
                 return
             self._log.error("a slot died; it is started again", slot=number, exit_code=code)
             self._stop.requested.wait(backoff.pause_s())
 
-    def _run_once(self, number: int, backoff: Backoff) -> int:
+    def _run_once(self, number: int) -> int:
+        """From its start to its end; the exit code. OSError: it cannot be started."""
         read_end, write_end = os.pipe()
         told = {"slot": number, "options": self._options, "report": write_end}
         env = dict(os.environ)
         if self._gpus[number - 1]:
             env[VARIABLE] = ",".join(self._gpus[number - 1])
-        try:
-            with orphans.starting():
-                process = subprocess.Popen(
-                    [*program(SLOT), json.dumps(told)],
-                    stdin=subprocess.PIPE,
-                    env=env,
-                    start_new_session=True,
-                    pass_fds=(write_end,),
-                )
-                orphans.own(process.pid)
-        except BaseException:
-            os.close(read_end)
-            raise
-        finally:
-            os.close(write_end)
-        with self._lock:
-            self._running[number] = process
-            self._send(process, self._orders)
-        steady = threading.Timer(_STEADY_S, backoff.reset)
-        steady.daemon = True
-        steady.start()
         with open(read_end, "rb") as costs:  # noqa: PTH123  (an open file)
+            try:
+                with orphans.starting():
+                    process = subprocess.Popen(
+                        [*program(SLOT), json.dumps(told)],
+                        stdin=subprocess.PIPE,
+                        env=env,
+                        start_new_session=True,
+                        pass_fds=(write_end,),
+                    )
+                    orphans.own(process.pid)
+            finally:
+                os.close(write_end)
+            with self._lock:
+                self._running[number] = process
+                self._send(process, self._orders)
             for line in costs:  # until the slot ends
                 with self._lock, contextlib.suppress(ValueError):
                     self._costs[number] = int(line)
         code = process.wait()
-        steady.cancel()
         orphans.disown(process.pid)
         with self._lock:
             self._costs.pop(number, None)
@@ -188,11 +203,20 @@ class Slots:
                 process.stdin.close()
         return code
 
-    def _order(self, order: bytes) -> None:
+    def _end(self) -> None:
+        """Every slot ends in good order; after a second request at once, whatever has brought the first."""
         with self._lock:
-            self._orders += order
-            for process in self._running.values():
-                self._send(process, order)
+            ends = 2 if self._stop.at_once.is_set() else 1
+            self._tell(slot.END * (ends - self._orders.count(slot.END)))
+
+    def _retire(self) -> None:
+        with self._lock:
+            self._tell(slot.RETIRE)
+
+    def _tell(self, orders: bytes) -> None:
+        self._orders += orders
+        for process in self._running.values():
+            self._send(process, orders)
 
     @staticmethod
     def _send(process: subprocess.Popen[bytes], orders: bytes) -> None:

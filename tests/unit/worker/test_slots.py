@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -17,7 +18,15 @@ from typing import Any
 import psutil
 import pytest
 
+from kelpie_worker import slots as supervisor
+from kelpie_worker.exit_codes import BAD_SETTINGS, STOPPED
+from kelpie_worker.settings import SyncSettings
+from kelpie_worker.slot_places import OtherSlots, settings_of_slot
+from kelpie_worker.slots import Slots, recover_others
+from kelpie_worker.stop import Stop
+from kelpie_worker.sync.folders import HIDDEN_PREFIX
 from tests.unit.worker.conftest import Request, ScriptedServer
+from tests.unit.worker.doubles import settings
 from tests.waiting import wait_until
 
 KELPIE_WORKER = (sys.executable, "-m", "kelpie.cli", "worker")
@@ -174,6 +183,21 @@ def test_a_slot_that_dies_is_started_again_and_the_other_goes_on(machine: Machin
     assert sorted(machine.reports) == [("completed", "b"), ("completed", "c")]
 
 
+def test_nothing_outlives_a_slot_that_dies_together_with_the_guardian_of_its_command(
+    machine: Machine,
+) -> None:
+    machine.job("a", f"sleep 300 & {WAIT}")
+    machine.start()
+    busy = machine.wait_busy()
+    slot = machine.slots()[busy]
+    [guardian] = slot.children()
+    [sleeper] = [one for one in guardian.children(recursive=True) if one.cmdline() == ["sleep", "300"]]
+    slot.suspend()  # it sees nothing of what happens to its guardian
+    guardian.kill()
+    slot.kill()
+    wait_until(lambda: not sleeper.is_running(), "what the command has started to end")
+
+
 def test_a_machine_is_replaced_when_every_slot_is_through(machine: Machine) -> None:
     machine.node_bans = 5
     machine.job("a", WAIT)
@@ -204,3 +228,86 @@ def test_two_jobs_that_name_one_folder_never_run_side_by_side_on_a_machine(machi
     machine.job("b", "true", sync=sync)
     (machine.folder / "go").touch()
     wait_until(lambda: {("completed", "a"), ("completed", "b")} <= {*machine.reports}, "both to complete")
+
+
+def test_a_folder_that_somebody_else_has_put_in_the_place_of_a_slots_is_not_used(machine: Machine) -> None:
+    shared, elsewhere = machine.folder / "shared", machine.folder / "elsewhere"
+    shared.mkdir()
+    elsewhere.mkdir()
+    (shared / "kelpie-slot-1").symlink_to(elsewhere)
+    machine.start(KELPIE_TEMP_DIR=str(shared))
+    assert machine.end() == BAD_SETTINGS
+    assert stat.S_IMODE((shared / "kelpie-slot-2").stat().st_mode) == 0o700
+
+
+class Supervisor:
+    """The slots of a machine in this process; each is the shell script ``script``."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+        monkeypatch.setattr(supervisor, "_RESTART_S", (0.01, 0.02))
+        monkeypatch.setattr(supervisor, "program", lambda _: ["sh", "-c", f"cd {folder}; {script}"])
+        nobody = settings(
+            folder, slots=2, notices="none", deletion_cost=False, imds_url="http://127.0.0.1:1", gpus="none"
+        )
+        self.stop = Stop()
+        self.code: list[int] = []
+        self._slots = Slots(nobody, {}, self.stop)
+        self._thread = threading.Thread(target=lambda: self.code.append(self._slots.run()), daemon=True)
+        self._thread.start()
+
+    def end(self) -> list[int]:
+        self._thread.join(30)
+        return self.code
+
+
+def test_a_slot_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Exception] = [
+        BlockingIOError(11, "no processes"),
+        OSError(24, "no files"),
+        RuntimeError("no"),
+    ]
+    start = subprocess.Popen
+
+    def popen(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert Supervisor(tmp_path, monkeypatch, "exit 0").end() == [STOPPED]
+    assert failures == []
+
+
+def test_an_end_that_one_slot_brings_about_and_the_first_of_an_operator_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    byte = "dd bs=1 count=1 2> errors"
+    script = f"""case $0 in *'"slot": 1'*) exit {BAD_SETTINGS};; esac; {byte} > first; {byte} > second"""
+    machine = Supervisor(tmp_path, monkeypatch, script)
+    wait_until((tmp_path / "second").exists, "the other slot to be told")
+    assert (tmp_path / "first").read_text() == "t"
+    machine.stop.request()
+    machine.stop.retire()
+    assert machine.end() == [BAD_SETTINGS]
+    assert (tmp_path / "second").read_text() == "r"
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_what_a_slot_that_is_no_more_has_left_is_emptied_and_forgotten(tmp_path: Path, journal: bool) -> None:
+    machine = settings(tmp_path, slots=2, sync=SyncSettings(temp_dir=tmp_path / "temp"))
+    gone = settings_of_slot(machine, 3)
+    folder, staged = gone.state_file.parent, gone.sync.temp_dir / f"{HIDDEN_PREFIX}job-0001-out"
+    folder.mkdir()
+    staged.mkdir(parents=True)
+    (folder / ".kelpie-claims.json").write_text(json.dumps({"job-0001 1": ["/data"]}))
+    gone.state_file.write_text(json.dumps({"jobs": [{"id": "job-1", "end": None}]}))
+    if journal:
+        (folder / ".kelpie-folders.json").write_text(json.dumps({"job-0001 1": []}))
+    others = OtherSlots(settings_of_slot(machine, 1))
+    assert not others.idle_for(0)
+    recover_others(machine)
+    assert others.idle_for(0)
+    assert not (folder / ".kelpie-claims.json").exists()
+    assert staged.exists() is not journal
