@@ -1,7 +1,7 @@
 """Which folders the jobs of each slot of this machine have: no two slots work in one folder.
 
 Each slot keeps a file of its own, and looks at those of the others. A slot that was killed keeps its folders
-until its next process has emptied them.
+until its next process has emptied them. Only taking needs a lock: what a slot gives back is its own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import structlog
 
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import SyncSettings
@@ -21,6 +24,10 @@ from kelpie_worker.sync.folders import job_folder
 
 CLAIMS_NAME = ".kelpie-claims.json"
 _LOCK_NAME = ".kelpie-slots.lock"
+_LOCK_TIMEOUT_S = 5.0
+_LOCK_POLL_S = 0.05
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 def folders_of(job: LeasedJob, settings: SyncSettings) -> list[Path]:
@@ -40,15 +47,18 @@ class FolderClaims:
         self._machine = slot_folder.parent
         self._lock = threading.Lock()
         self._mine: dict[str, list[str]] = {}
+        self._unreadable: set[Path] = set()  # what was said of
 
     def clear(self) -> None:
         """What an earlier process of this slot had is empty now. OSError."""
-        with self._lock, self._alone():
+        with self._lock:
             self._file.unlink(missing_ok=True)
 
     def take(self, name: str, folders: Sequence[Path]) -> str | None:
         """Claim the folders for the attempt ``name``; in words what is in the way, None: nothing. OSError."""
-        with self._lock, self._alone():
+        with self._lock, self._alone() as alone:
+            if not alone:
+                return f"another slot has held {self._machine / _LOCK_NAME} for {_LOCK_TIMEOUT_S:g} s"
             why = self._in_the_way(folders)
             if why is None and folders:
                 self._mine[name] = [str(folder) for folder in folders]
@@ -62,7 +72,7 @@ class FolderClaims:
 
     def give_back(self, name: str) -> None:
         """The attempt's folders are empty. OSError."""
-        with self._lock, self._alone():
+        with self._lock:
             if self._mine.pop(name, None) is not None:
                 self._write()
 
@@ -70,15 +80,29 @@ class FolderClaims:
         for file in sorted(self._machine.glob(f"{SLOT_FOLDERS}/{CLAIMS_NAME}")):
             if file == self._file:
                 continue
-            try:
-                taken: dict[str, list[str]] = json.loads(file.read_text())
-            except FileNotFoundError:
-                continue
-            for other in (Path(each) for claimed in taken.values() for each in claimed):
+            others = self._claimed_in(file)
+            if others is None and folders:
+                return f"nobody can tell which folders {file.parent.name} has: {file} cannot be read"
+            for other in others or ():
                 for folder in folders:
                     if folder.is_relative_to(other) or other.is_relative_to(folder):
                         return f"{folder} and {other}, which a job in {file.parent.name} has, overlap"
         return None
+
+    def _claimed_in(self, file: Path) -> list[Path] | None:
+        """The folders of another slot; None: nobody can tell, until it writes the file anew."""
+        try:
+            claimed = json.loads(file.read_text()).values()
+            found = [Path(each) for folders in claimed for each in folders]
+        except FileNotFoundError:
+            found = []
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            if file not in self._unreadable:
+                _log.warning("the folders of a slot cannot be read", path=str(file), error=str(error))
+            self._unreadable.add(file)
+            return None
+        self._unreadable.discard(file)
+        return found
 
     def _write(self) -> None:
         draft = self._file.with_name(f"{CLAIMS_NAME}.new")
@@ -86,10 +110,24 @@ class FolderClaims:
         draft.replace(self._file)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[bool]:
+        """Whether no other slot takes a folder meanwhile. OSError."""
         descriptor = os.open(self._machine / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield _lock_soon(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _lock_soon(descriptor: int) -> bool:
+    """Whether the file could be locked: a process that has it may be stopped, for hours."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return True

@@ -34,7 +34,8 @@ REPLACEMENT_WAIT_S = 60.0
 _UNREACHABLE_PAUSE_S = (0.5, 10.0)
 _REFUSED_PAUSE_S = (5.0, 60.0)
 _LOW_SPACE_PAUSE_S = 5.0
-_TAKEN_PAUSE_S = 1.0
+_TAKEN_LOOK_S = 1.0
+_TAKEN_PAUSE_S = (2.0, 60.0)
 _MAX_REMEMBERED = 1000
 _STOP_NOW_S = 5.0
 """How long cleaning up may take after the second signal."""
@@ -79,6 +80,8 @@ class Worker:
         self._claims = claims
         self._machine_idle_for = machine_idle_for
         self._taken: Sequence[Path] = ()  # folders of the last job, of which another slot had one
+        self._taken_backoff = Backoff(*_TAKEN_PAUSE_S)
+        self._asks_again = 0.0  # when that job is waited for no longer: there may be other work
         self._running: Attempt | None = None
         self._low = False
         self._crowded = False  # the last job finds room once outputs of earlier ones are stored
@@ -139,13 +142,17 @@ class Worker:
         return True
 
     def _waits_for_folders(self) -> bool:
-        """Whether another slot still has a folder that the last job wanted. Waits a while if so."""
+        """Whether to wait for a folder of the last job, which another slot has. Waits a while if so.
+
+        The job was handed back, and may be the first to come again: the pauses grow.
+        """
         if self._claims is None or not self._taken:
             return False
-        if self._claims.are_free(self._taken):
+        left_s = self._asks_again - time.monotonic()
+        if left_s <= 0 or self._claims.are_free(self._taken):
             self._taken = ()
             return False
-        self._stop.requested.wait(_TAKEN_PAUSE_S)
+        self._stop.requested.wait(min(left_s, _TAKEN_LOOK_S))
         return True
 
     def _on_retire(self) -> None:
@@ -205,6 +212,10 @@ class Worker:
         self._short = attempt.short_of_space or self._short
         self._crowded = attempt.crowded
         self._taken = attempt.taken
+        if self._taken:
+            self._asks_again = time.monotonic() + self._taken_backoff.pause_s()
+        else:
+            self._taken_backoff.reset()
         if attempt.finalizing:
             thread = threading.Thread(target=attempt.finalize, name=f"finalize-{job.id}", daemon=True)
             thread.start()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from kelpie.job import Direction, Sync, SyncEntry
-from kelpie_worker.claims import FolderClaims, folders_of
+from kelpie_worker import claims
+from kelpie_worker.claims import CLAIMS_NAME, FolderClaims, folders_of
 from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import SyncError
 from tests.unit.worker.doubles import shell_job
@@ -54,3 +57,34 @@ def test_the_folders_of_a_job_are_those_of_all_its_entries_checked(
     assert folders_of(shell_job("true", sync=Sync(**entries)), settings) == [tmp_path / "in", Path("/data")]
     with pytest.raises(SyncError, match="refused"):
         folders_of(shell_job("true", sync=Sync(during=(SyncEntry("b", "", "/etc", up),))), settings)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"job 1": 3}', '{"job 1": [3]}', "\0", None])
+def test_folders_that_cannot_be_read_are_taken_until_they_are_written_anew(
+    tmp_path: Path, content: str | None
+) -> None:
+    first, second = slot(tmp_path, 1), slot(tmp_path, 2)
+    file = tmp_path / "kelpie-slot-1" / CLAIMS_NAME
+    file.mkdir() if content is None else file.write_text(content)
+    with capture_logs() as logs:
+        assert "kelpie-slot-1" in (second.take("job 2", [Path("/data")]) or "")
+        assert not second.are_free([Path("/data")])
+    assert [line["log_level"] for line in logs] == ["warning"]  # said once
+    assert second.take("job 3", []) is None
+    if content is None:
+        file.rmdir()
+    assert first.take("job 1", [Path("/elsewhere")]) is None
+    assert second.take("job 2", [Path("/data")]) is None
+
+
+def test_a_slot_that_is_stopped_while_it_takes_folders_holds_up_no_other_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_LOCK_TIMEOUT_S", 0.1)
+    first, second = slot(tmp_path, 1), slot(tmp_path, 2)
+    assert first.take("job 1", [Path("/data")]) is None
+    with (tmp_path / ".kelpie-slots.lock").open("w") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        assert "another slot has held" in (second.take("job 2", [Path("/other")]) or "")
+        first.give_back("job 1")
+    assert second.take("job 2", [Path("/data")]) is None
