@@ -8,6 +8,7 @@ others share the group, where it is not ours to write, or where there is no cgro
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ from kelpie_worker.settings import Settings
 
 MiB = 1 << 20
 _WORKER_GROUP = "kelpie-worker"
+_COMMAND_GROUP = "kelpie-command-"
+_MAX_MOVES = 5
 _ROOT = Path("/")
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
@@ -74,7 +77,7 @@ class MemoryLimit:
 
     def new_group(self) -> CommandGroup:
         """A group for one command. OSError."""
-        name = f"kelpie-command-{os.getpid()}-{next(self._numbers)}"
+        name = f"{_COMMAND_GROUP}{os.getpid()}-{next(self._numbers)}"
         return CommandGroup(self._base / name, self._limit_bytes)
 
 
@@ -88,12 +91,35 @@ def _base(root: Path) -> Path:
     if "memory" not in (base / "cgroup.controllers").read_text().split():
         raise ValueError(f"{base} has no memory controller")
     if "memory" not in (base / "cgroup.subtree_control").read_text().split():
-        _move_all(base, root)
-        (base / "cgroup.subtree_control").write_text("+memory")
-    for left in base.glob("kelpie-command-*"):  # of workers that were killed; those in use do not go
-        with contextlib.suppress(OSError):
-            left.rmdir()
+        _hand_out_memory(base, root)
+    for left in base.glob(f"{_COMMAND_GROUP}*"):  # of workers that were killed; those in use do not go
+        if not _is_of_another(left, root):
+            with contextlib.suppress(OSError):
+                left.rmdir()
     return base
+
+
+def _is_of_another(group: Path, root: Path) -> bool:
+    """Whether a worker that lives, another slot maybe, has made it: no command may have joined it yet."""
+    pid = group.name.removeprefix(_COMMAND_GROUP).partition("-")[0]
+    return pid != str(os.getpid()) and (root / "proc" / pid).exists()
+
+
+def _hand_out_memory(base: Path, root: Path) -> None:
+    """Move the processes of the group aside only when they are in the way; again when others have come."""
+    for moves_left in reversed(range(_MAX_MOVES + 1)):
+        try:
+            _enable(base)
+        except OSError as error:
+            if error.errno != errno.EBUSY or not moves_left:
+                raise
+            _move_all(base, root)
+        else:
+            return
+
+
+def _enable(base: Path) -> None:
+    (base / "cgroup.subtree_control").write_text("+memory")
 
 
 def _own_group(root: Path) -> Path:
@@ -110,6 +136,8 @@ def _own_group(root: Path) -> Path:
 
 def _move_all(base: Path, root: Path) -> None:
     """Move the processes of the group into one below it, if all of them are ours."""
+    if not (base / "cgroup.type").exists():
+        raise ValueError(f"{base} is the root of all groups: the machine's processes stay there")
     found = [int(line) for line in (base / "cgroup.procs").read_text().split()]
     foreign = [pid for pid in found if pid not in _lineage(root)]
     if foreign and 1 not in found:  # with process 1 in it, the group is the container's, and so are we

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from kelpie.errors import StartupError
+from kelpie_worker import gpus as gpus_module
 from kelpie_worker.gpus import split, visible_gpus
 
 LISTED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77)
@@ -25,7 +27,7 @@ def test_they_are_those_named_else_the_containers_else_all_that_the_driver_lists
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", env["PATH"])
         assert visible_gpus("", env) == [WHOLE, *PARTS]
-        tool.write_text("#!/bin/sh\nexit 9\n")
+        tool.write_text("#!/bin/sh\necho No devices were found; exit 6\n")
         assert visible_gpus("", env) == []
         tool.unlink()
         assert visible_gpus("", env) == []
@@ -35,6 +37,26 @@ def test_they_are_those_named_else_the_containers_else_all_that_the_driver_lists
         assert visible_gpus("", {"CUDA_VISIBLE_DEVICES": nothing}) == []
     assert visible_gpus("none", {"CUDA_VISIBLE_DEVICES": "3"}) == []
     assert visible_gpus("", {"CUDA_VISIBLE_DEVICES": "0,-1,1"}) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        ("echo no driver; exit 9", "ended with 9: 'no driver'"),
+        ("echo Unknown Error", "ended with 0: 'Unknown Error'"),
+        ("exec sleep 300", "has not ended"),
+    ],
+)
+def test_a_driver_that_cannot_tell_gives_no_slot_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, why: str
+) -> None:
+    if "sleep" in does:
+        monkeypatch.setattr(gpus_module, "_LIST_TIMEOUT_S", 0.2)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{does}\n")
+    tool.chmod(0o755)
+    with pytest.raises(StartupError, match=f"{why}.*KELPIE_GPUS"):
+        visible_gpus("", {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
 
 
 @pytest.mark.parametrize(
