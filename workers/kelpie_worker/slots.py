@@ -74,9 +74,8 @@ def recover_others(settings: Settings) -> None:
                 sync = settings_of_slot(settings, number).sync
                 SyncEngine(sync, NullObserver(), journal=folder / JOURNAL_NAME).recover()
                 (folder / CLAIMS_NAME).unlink(missing_ok=True)
-                (folder / settings.state_file.name).unlink(
-                    missing_ok=True
-                )  # it may show a job that never ends
+                # it may show a job that never ends
+                (folder / settings.state_file.name).unlink(missing_ok=True)
             finally:
                 os.close(lock)
         except OSError as error:

@@ -89,14 +89,27 @@ class Machine:
             | values
         )
 
-    def start(self, slots: int = 2, **env: str) -> None:
+    def start(self, slots: int = 2, *, beside: str = "", **env: str) -> None:
+        """``beside``: what the shell that becomes the supervisor does before."""
         base = {
             name: value for name, value in os.environ.items() if not name.startswith(("KELPIE_", "SALAD_"))
         }
         urls = {"KELPIE_API_URL": self._server.url, "KELPIE_IMDS_URL": self._server.url}
         own = {"KELPIE_API_KEY": "k", "KELPIE_TEMP_DIR": str(self.folder), "KELPIE_DELETION_COST": "false"}
         self.process = subprocess.Popen(
-            [*KELPIE_WORKER, "--slots", str(slots), "--queue", "q", "--machine-id", "node-1"],
+            [
+                "sh",
+                "-c",
+                f'{beside} exec "$@"',
+                "sh",
+                *KELPIE_WORKER,
+                "--slots",
+                str(slots),
+                "--queue",
+                "q",
+                "--machine-id",
+                "node-1",
+            ],
             cwd=self.folder,
             env=base | urls | own | {"HEARTBEAT_INTERVAL_S": "1"} | env,
             start_new_session=True,
@@ -193,7 +206,7 @@ def test_nothing_outlives_a_slot_that_dies_together_with_the_guardian_of_its_com
     machine: Machine,
 ) -> None:
     machine.job("a", f"sleep 300 & {WAIT}")
-    machine.start()
+    machine.start(beside="sleep 301 &")
     busy = machine.wait_busy()
     slot = machine.slots()[busy]
     [guardian] = slot.children()
@@ -202,6 +215,8 @@ def test_nothing_outlives_a_slot_that_dies_together_with_the_guardian_of_its_com
     guardian.kill()
     slot.kill()
     wait_until(lambda: not sleeper.is_running(), "what the command has started to end")
+    [bystander] = [one for one in machine.family if one.cmdline() == ["sleep", "301"]]
+    bystander.kill()
 
 
 def test_a_machine_is_replaced_when_every_slot_is_through(machine: Machine) -> None:
