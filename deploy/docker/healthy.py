@@ -1,8 +1,8 @@
 """Whether what runs in this container is well: the HEALTHCHECK of server.Dockerfile. Exits with 0 if it is.
 
-The API is asked where it listens, over TLS if it was given a certificate; whose name that bears is not looked
-at, for it is asked on its own loopback. The platform serves nothing that could be asked: it ends when it cannot
-work.
+The API is asked where it listens, over TLS if it was given a certificate; whose name that bears is not
+looked at, for it is asked on its own loopback. The platform serves nothing that could be asked: it ends when
+it cannot work.
 """
 
 from __future__ import annotations
