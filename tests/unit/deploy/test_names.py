@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -122,6 +123,17 @@ def test_the_images_install_what_the_tests_run_with(name: str) -> None:
     assert installed
     assert installed <= tested
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links", lock)
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("server", ["server", "oidc"]), ("worker", ["worker", "direct"])]
+)
+def test_an_image_holds_what_every_setting_of_its_processes_needs(name: str, extras: list[str]) -> None:
+    optional = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.match(r"[a-z0-9-]+", line)[0] for extra in extras for line in optional[extra]}  # type: ignore[index]
+    lock = (DEPLOY / "docker" / f"{name}.lock").read_text()
+    assert len(wanted) > 5
+    assert wanted <= set(re.findall(r"^([a-z0-9-]+)==", lock, re.M))
 
 
 def test_the_container_group_of_saladcloud_is_a_node() -> None:

@@ -65,5 +65,5 @@ seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
 {{- define "kelpie.scheme" -}}
-{{ ternary "https" "http" (ne .Values.api.tlsSecret "") }}
+{{ empty .Values.api.tlsSecret | ternary "http" "https" }}
 {{- end -}}
