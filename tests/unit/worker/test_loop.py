@@ -78,7 +78,7 @@ def test_the_next_job_starts_while_the_outputs_of_the_last_are_on_their_way(case
 
 
 def test_a_job_that_kills_its_guardian_does_not_come_back_for_ever(case: Case) -> None:
-    case.queue.jobs = [shell_job("kill -9 $PPID; sleep 60", id=each) for each in ("a", "b", "a", "a")]
+    case.queue.jobs = [shell_job("kill -9 $PPID; exec sleep 60", id=each) for each in ("a", "b", "a", "a")]
     case.begin()
     wait_until(lambda: len(case.queue.reports) == 4, "the reports")
     case.stop.request()
