@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -192,3 +193,30 @@ def test_the_helper_alone_is_enough_for_an_image(case: Case, tmp_path: Path) -> 
     run(HELPED.format(folder=str(tmp_path)), case.path)
     assert case.path.stat().st_size < 10_000
     run(HELPED.format(folder=str(tmp_path)), tmp_path / "missing" / "file")  # no reason to end a job
+
+
+INTERRUPTED = """
+import json, signal, sys; sys.path.insert(0, {folder!r})
+import report
+dumps = json.dumps
+def interrupted(told):
+    line = dumps(told)
+    if "handled" not in told.get("metrics", {{}}):
+        signal.raise_signal(signal.SIGTERM)
+    return line
+json.dumps = interrupted
+signal.signal(signal.SIGTERM, lambda *_: report.report(2, checkpoint=True, handled=1))
+report.report(1, checkpoint=True, loss=0.5)
+signal.raise_signal(signal.SIGKILL)
+"""
+
+
+def test_a_signal_handler_may_report_in_the_middle_of_a_report(case: Case, tmp_path: Path) -> None:
+    shutil.copy(report.__file__, tmp_path / "report.py")
+    with pytest.raises(subprocess.CalledProcessError):  # it dies at once: nothing is left to its exit
+        run(INTERRUPTED.format(folder=str(tmp_path)), case.path)
+    told = [json.loads(line) for line in case.path.read_text().splitlines()]
+    assert told == [
+        {"step": 1, "metrics": {"loss": 0.5}, "checkpoint": True},
+        {"step": 2, "metrics": {"handled": 1}, "checkpoint": True},
+    ]
