@@ -5,12 +5,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
 from kelpie.job import CommandEnd, JobStatus
 from kelpie_worker import disk
 from kelpie_worker.attempt import Attempt, State
+from kelpie_worker.progress_file import ProgressReader
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
 from tests.unit.worker.doubles import MemoryEngine, MemoryQueue, MemorySync, settings, shell_job
@@ -379,3 +381,20 @@ def test_what_a_command_says_of_its_progress_is_told_before_its_end(case: Case) 
     assert case.run('echo nonsense > "$KELPIE_PROGRESS_FILE"') is State.DONE
     assert [report[0] for report in case.queue.reports] == ["completed", "completed"]
     assert len(case.queue.progress) == 1
+
+
+def test_without_a_thread_to_follow_its_progress_a_command_leaves_no_pipe_open(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(reader: ProgressReader) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ProgressReader, "start", no_thread)
+    me = psutil.Process()
+    before = me.num_fds()
+    assert case.run("touch up") is State.DONE
+    assert case.queue.reports == [
+        ("sync_failed", "job-1", None, "internal error of the worker: RuntimeError")
+    ]
+    wait_until(lambda: me.num_fds() <= before, "the pipes to be closed")
+    assert not (case.folder / "up").exists()
