@@ -266,11 +266,12 @@ class Attempt:
         this node has failed on it: handed back, it would come here again."""
         if self._sync is None:  # it had no room for the worker's own notes on the job
             return self._is_short_of_space([Path.cwd()])
-        return self._is_short_of_space(self._sync.folders, but=used_bytes(self._sync.folders))
+        return self._is_short_of_space(self._sync.folders, held_bytes=used_bytes(self._sync.folders))
 
-    def _is_short_of_space(self, folders: Sequence[Path], but: int = 0) -> bool:
-        """Whether the disks of these folders have no room, ``but`` so many bytes: another node's may have."""
-        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB - but)
+    def _is_short_of_space(self, folders: Sequence[Path], held_bytes: int = 0) -> bool:
+        """Whether the disks of these folders have no room, even without the job's own data: another node's
+        may have."""
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB, held_bytes=held_bytes)
         if why is None:
             return False
         self._log.warning("no room for the job on this node", reason=why)
