@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from kelpie import report
 from kelpie.progress import MAX_METRICS
+from kelpie_worker import progress_file
 from kelpie_worker.progress_file import MAX_LINE_BYTES, MAX_READ_BYTES, ProgressReader, Said
 
 
@@ -128,6 +129,44 @@ def test_bytes_that_are_no_text_and_files_that_are_none_are_passed_over(case: Ca
         if case.path.is_dir():
             case.path.rmdir()
             case.path.touch()
+
+
+def test_what_an_earlier_command_left_in_its_place_is_removed(case: Case, tmp_path: Path) -> None:
+    (case.path / "a" / "b").mkdir(parents=True)
+    (case.path / "a" / "file").touch()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    (case.path / "link").symlink_to(kept)
+    case.reader.start()
+    assert case.path.is_file()
+    assert case.add('{"fraction": 0.5}\n').fraction == 0.5
+    case.path.unlink()
+    (case.path / "again").mkdir(parents=True)
+    case.reader.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "file").exists()
+
+
+def test_a_tree_of_any_size_in_its_place_is_in_nobodys_way(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_file, "MAX_REMOVED", 3)
+    for n in range(9):
+        (case.path / str(n)).mkdir(parents=True)
+    case.reader.start()
+    assert case.add('{"fraction": 0.5}\n').fraction == 0.5
+    case.reader.stop()
+    assert not case.path.exists()
+
+
+def test_a_link_that_is_put_in_its_place_is_not_followed(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_file, "_clear", lambda path: path.symlink_to(tmp_path / "elsewhere"))
+    case.reader.start()
+    case.reader._stopped.set()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_number_of_metrics_is_bounded(case: Case) -> None:
