@@ -356,8 +356,9 @@ class Attempt:
             self._abandon()
         except Exception:  # noqa: BLE001  (as above)
             self._log.exception("unexpected error at the end of a job", state=self._state.value)
-            self._heartbeat.stop()
-            self._state = State.ABANDONED
+            if self._sync is not None:
+                self._sync.abandon()
+            self._end(State.ABANDONED)
 
     # ---- what happens from outside
 

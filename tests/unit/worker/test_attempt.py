@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
-from kelpie.job import CommandEnd, JobStatus
+from kelpie.job import CommandEnd, Direction, JobStatus, Sync, SyncEntry
 from kelpie_worker import disk
 from kelpie_worker.attempt import Attempt, State
+from kelpie_worker.claims import FolderClaims
 from kelpie_worker.progress_file import ProgressReader
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
@@ -34,7 +35,9 @@ class Case:
         self.attempt: Any = None
         self.thread: threading.Thread | None = None
 
-    def begin(self, script: str, *, guardians_lost: int = 0, **values: Any) -> None:
+    def begin(
+        self, script: str, *, guardians_lost: int = 0, claims: FolderClaims | None = None, **values: Any
+    ) -> None:
         self.attempt = Attempt(
             shell_job(script, **values),
             settings=settings(self.folder),
@@ -43,6 +46,7 @@ class Case:
             state=self.file,
             stop=self.stop,
             guardians_lost=guardians_lost,
+            claims=claims,
         )
 
         def drive() -> None:
@@ -417,3 +421,24 @@ def test_without_a_thread_to_follow_its_progress_a_command_leaves_no_pipe_open(
     ]
     wait_until(lambda: open_files() <= before, "the pipes to be closed")
     assert not (case.folder / "up").exists()
+
+
+def test_an_attempt_that_cannot_even_be_reported_gives_back_what_it_holds(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = [case.folder / "slot-1", case.folder / "slot-2"]
+    for slot in slots:
+        slot.mkdir()
+    mine, others = map(FolderClaims, slots)
+    entry = SyncEntry("bucket", "out/", str(case.folder / "data"), Direction.UPLOAD)
+    monkeypatch.setattr(StateFile, "command_exited", broken)
+    monkeypatch.setattr(StateFile, "job_ended", broken)
+    case.begin("exit 0", sync=Sync(after=(entry,)), claims=mine)
+    assert case.end() is State.ABANDONED
+    assert others.are_free([case.folder / "data"])
+    assert case.sync.calls[-1] == "clean"
+    assert case.stop._listeners == []
+
+
+def broken(*_: object, **__: object) -> None:
+    raise RuntimeError("a defect")
