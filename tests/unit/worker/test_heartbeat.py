@@ -138,7 +138,9 @@ def test_it_tells_what_waits_for_its_upload_and_once_that_nothing_does(case: Cas
     assert case.queue.backlogs == [None, UploadBacklog(2, 10, 1.0), UploadBacklog(), None]
 
 
-def test_the_last_word_is_told_though_a_beat_without_it_was_under_way(case: Case) -> None:
+def test_the_last_word_is_told_though_a_beat_without_it_was_under_way(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = [Said(0.0, fraction=0.5)]
     begun, go_on = threading.Event(), threading.Event()
 
@@ -158,6 +160,13 @@ def test_the_last_word_is_told_though_a_beat_without_it_was_under_way(case: Case
         on_unreachable=case.unreachable.set,
         progress=lambda: said[0],
     )
+    tell = heartbeat._beaten.set
+
+    def tell_and_linger() -> None:
+        tell()
+        heartbeat._stopped.wait(0.2)  # whoever is woken goes on first
+
+    monkeypatch.setattr(heartbeat._beaten, "set", tell_and_linger)
     heartbeat.start()
     assert begun.wait(30)
     said[0] = Said(0.0, fraction=1.0)
