@@ -15,7 +15,11 @@ MiB = 1 << 20
 
 
 class NoRoomError(SyncError):
-    """What a job brings does not fit on the disks of this node as they are."""
+    """What a job brings does not fit on the disks of this node as they are; ``never``: nor on empty ones."""
+
+    def __init__(self, message: str, *, never: bool = False) -> None:
+        super().__init__(message)
+        self.never = never
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -70,8 +74,10 @@ def require_room(files: Iterable[tuple[Path, int]]) -> None:
             continue
         needed = sum(size for path, size in planned if size != _size_of(path))
         if needed > free:
+            usage = _usage(folders[0])
             raise NoRoomError(
-                f"the job brings {_shown(needed)} to the disk of {folders[0]}, which has {_shown(free)} left"
+                f"the job brings {_shown(needed)} to the disk of {folders[0]}, which has {_shown(free)} left",
+                never=usage is not None and needed > usage.total,
             )
 
 

@@ -68,6 +68,13 @@ class Case:
         self.begin(script, **values)
         return self.end()
 
+    def slots(self) -> list[FolderClaims]:
+        """Two slots of this machine."""
+        folders = [self.folder / f"kelpie-slot-{number}" for number in (1, 2)]
+        for folder in folders:
+            folder.mkdir()
+        return [FolderClaims(folder) for folder in folders]
+
     @property
     def sync(self) -> MemorySync:
         return self.engine.syncs[-1]
@@ -217,6 +224,22 @@ def test_a_job_whose_own_data_fills_a_small_disk_is_not_handed_on(
     case.engine.fails = {"download"}
     case.run("touch up")
     assert [report[0] for report in case.queue.reports] == ["sync_failed"]
+
+
+@pytest.mark.parametrize(("beside", "told"), [(True, "released"), (False, "sync_failed")])
+def test_a_job_that_has_no_room_beside_another_slots_job_is_no_failure(
+    case: Case, beside: bool, told: str
+) -> None:
+    mine, others = case.slots()
+    if beside:
+        others.take("job-2 1", [case.folder / "theirs"])
+    case.engine.full = {"job-1"}
+    case.begin("touch up", claims=mine)
+    case.end()
+    assert [report[0] for report in case.queue.reports] == [told]
+    assert bool(case.attempt.taken) is beside  # the loop waits until
+    others.give_back("job-2 1")
+    assert mine.are_free(case.attempt.taken)
 
 
 @pytest.mark.parametrize("step", ["drain", "stage", "finalize"])
@@ -426,14 +449,15 @@ def test_without_a_thread_to_follow_its_progress_a_command_leaves_no_pipe_open(
 def test_an_attempt_that_cannot_even_be_reported_gives_back_what_it_holds(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots = [case.folder / "slot-1", case.folder / "slot-2"]
-    for slot in slots:
-        slot.mkdir()
-    mine, others = map(FolderClaims, slots)
+    mine, others = case.slots()
     entry = SyncEntry("bucket", "out/", str(case.folder / "data"), Direction.UPLOAD)
     monkeypatch.setattr(StateFile, "command_exited", broken)
     monkeypatch.setattr(StateFile, "job_ended", broken)
+    case.engine.blocks = {"download"}
     case.begin("exit 0", sync=Sync(after=(entry,)), claims=mine)
+    assert case.engine.blocked.wait(30)
+    assert not others.are_free([case.folder / "data"])
+    case.engine.go.set()
     assert case.end() is State.ABANDONED
     assert others.are_free([case.folder / "data"])
     assert case.sync.calls[-1] == "clean"

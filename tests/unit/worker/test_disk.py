@@ -48,6 +48,11 @@ def test_files_that_cannot_all_be_written_are_refused_before_the_first(tmp_path:
         NoRoomError, match=r"the job brings [\d,.]+ MiB to the disk of .*, which has [\d,.]+ MiB"
     ):
         require_room([(tmp_path / str(n), free // 4) for n in range(5)])
+    total = shutil.disk_usage(tmp_path).total
+    for size, never in [(total - 1, False), (total + 1, True)]:
+        with pytest.raises(NoRoomError) as caught:
+            require_room([(tmp_path / "large", size)])
+        assert caught.value.never is never
 
 
 def test_a_file_that_is_there_already_needs_no_room(tmp_path: Path) -> None:
