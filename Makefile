@@ -117,8 +117,9 @@ lock:  ## Resolve the dependencies anew (needs uv)
 	  --no-annotate --custom-compile-command "make lock" --output-file site.lock
 	for name in build server worker; do uv pip compile --quiet --constraint dev.lock \
 	  $$([ $$name = build ] && echo --group pyproject.toml:build || echo pyproject.toml --extra $$name) \
-	  $$([ $$name = worker ] && echo --extra direct) --python-version 3.11 --universal --generate-hashes \
-	  --no-annotate --custom-compile-command "make lock" --output-file deploy/docker/$$name.lock || exit 1; done
+	  $$([ $$name = worker ] && echo --extra direct; [ $$name = server ] && echo --extra oidc) \
+	  --python-version 3.11 --universal --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --output-file deploy/docker/$$name.lock || exit 1; done
 	for name in deploy helm checkov; do uv pip compile --quiet --group pyproject.toml:$$name \
 	  $$([ $$name = helm ] && echo --no-deps) --python-version 3.11 --universal --upgrade --generate-hashes \
 	  --no-annotate --custom-compile-command "make lock" --output-file deploy/check/$$name.lock || exit 1; done

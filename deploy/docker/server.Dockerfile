@@ -1,4 +1,4 @@
-# The API and the platform: one image, two commands.
+# The API and the platform: one image, two commands. Logging in through OpenID Connect is in it ([oidc]).
 #
 #   docker build -f deploy/docker/server.Dockerfile -t kelpie-server .
 #   docker run --read-only --tmpfs /tmp -e KELPIE_REDIS_URL=… -e KELPIE_ADMIN_KEY_FILE=… kelpie-server
@@ -35,11 +35,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log \
     && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kelpie
 COPY --from=build /opt/kelpie /opt/kelpie
+COPY deploy/docker/healthy.py /opt/kelpie/healthy.py
 ENV PATH=/opt/kelpie/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=40s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
+    CMD ["python", "/opt/kelpie/healthy.py"]
 ENTRYPOINT ["/usr/bin/tini", "--", "kelpie"]
 CMD ["api", "--bind", "0.0.0.0:8080"]

@@ -159,8 +159,9 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
             "if left_ms >= job.lease_ms then -- the wall clock went back: TTLs are ends on it",
         ),
     ),
-    "a key that has less than a millisecond to live is looked at once more": (
+    "a key that has less than a millisecond to live is looked at once more, or not": (
         ("prelude", "if left_ms > 0 then", "if left_ms >= 0 then"),
+        ("prelude", "if left_ms > 0 then", "if left_ms > 1 then"),
     ),
     "the key has expired, or it would not have come to this": (
         ("prelude", "redis.call('DEL', heartbeat_key(id))", ""),

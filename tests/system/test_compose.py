@@ -19,6 +19,7 @@ from tests.platform import PlatformProcess
 from tests.system.fleet import Node
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+PONG = b"+OK\r\n+PONG\r\n"
 
 
 class Valkey(Server):
@@ -48,8 +49,8 @@ class Valkey(Server):
         """As the health check of compose.yaml asks."""
         try:
             with socket.create_connection((LOOPBACK, self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return b"NOAUTH" in connection.recv(100)
+                connection.sendall(b"AUTH health health\r\nPING\r\n")
+                return connection.makefile("rb").read(len(PONG)) == PONG
         except OSError:
             return False
 

@@ -26,12 +26,17 @@ def container() -> Iterator[Path]:
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
+        pytest.skip(f"a memory cgroup is missing: no group can be made in {parent}: {error.strerror}")
     try:
         (group / limit).write_text(str(LIMIT_BYTES))
     except OSError as error:
         group.rmdir()
-        pytest.skip(f"no cgroup of this machine limits memory: {error}")
+        offered = parent / "cgroup.subtree_control"
+        controllers = offered.read_text().split() if offered.exists() else []
+        pytest.skip(
+            f"a limit on memory is missing: {limit} of a new group of {parent} cannot be written "
+            f"({error.strerror}); controllers there: {', '.join(controllers) or 'none'}"
+        )
     yield group
     wait_until(lambda: not (group / "cgroup.procs").read_text(), "every process of the group has ended")
     group.rmdir()

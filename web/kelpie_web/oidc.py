@@ -53,29 +53,41 @@ def oidc_start() -> BaseResponse:
 @ui.get("/oidc/callback")
 def oidc_callback() -> BaseResponse:
     """Back from the provider: a session of the user whom it names, with an API key that ends with it."""
-    login, parts = _login(), services()
-    parts.limits.before_login()
+    login = _login()
+    services().limits.before_login()
     onward = url_for("ui.overview")
     try:
         *secrets, onward = _decoded(request.cookies.get(COOKIE, ""))
-        user = _user(login.finish(secrets, request.args))
-        token = _begin(login, user)
+        name = login.finish(secrets, request.args)
     except UnavailableError as error:
         response: BaseResponse = _away(login, onward, error)
     except ForbiddenError as error:
-        parts.limits.after_failed_login()
-        response = again(onward, str(error))
+        response = _refused(onward, error)
     else:
-        session = parts.store.sessions.find(token)
-        if session is None:
-            raise ForbiddenError("The session has ended already; log in again.")
-        g.principal = session.principal
-        note("log in", f"through {login.host}")
-        # A page of ours goes on: of a redirect, browsers think that the provider had begun it, and keep back
-        # a cookie that no other site can send.
-        response = welcome(page("welcome.html", onward=onward), token)
+        response = _welcomed(login, name, onward)
     response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Lax", secure=is_encrypted())
     return response
+
+
+def _welcomed(login: OpenIdLogin, name: str, onward: str) -> BaseResponse:
+    """In, if the name is that of a user here."""
+    try:
+        token = _begin(login, _user(name))
+    except ForbiddenError as error:
+        return _refused(onward, error)
+    session = services().store.sessions.find(token)
+    if session is None:
+        raise ForbiddenError("The session has ended already; log in again.")
+    g.principal = session.principal
+    note("log in", f"through {login.host}")
+    # A page of ours goes on: of a redirect, browsers think that the provider had begun it, and keep back
+    # a cookie that no other site can send.
+    return welcome(page("welcome.html", onward=onward), token)
+
+
+def _refused(onward: str, error: ForbiddenError) -> BaseResponse:
+    services().limits.after_failed_login()
+    return again(onward, str(error))
 
 
 def _login() -> OpenIdLogin:
@@ -131,10 +143,15 @@ def _encoded(words: list[str]) -> str:
     return base64.urlsafe_b64encode(json.dumps(words).encode()).decode()
 
 
+def _is_text(word: object) -> bool:
+    """Whether it is text that can be sent: JSON can hold halves of characters."""
+    return isinstance(word, str) and not any(0xD800 <= ord(char) < 0xE000 for char in word)
+
+
 def _decoded(cookie: str) -> list[str]:
     """The four words in the cookie. Raises ForbiddenError."""
     with suppress(ValueError, RecursionError):
         words = json.loads(base64.urlsafe_b64decode(cookie[:MAX_COOKIE_CHARS]))
-        if isinstance(words, list) and len(words) == 4 and all(isinstance(word, str) for word in words):
+        if isinstance(words, list) and len(words) == 4 and all(_is_text(word) for word in words):
             return [*words[:3], inside(words[3])]
     raise ForbiddenError("This log-in was not begun in this browser, or too long ago; begin it again.")

@@ -31,6 +31,7 @@ from kelpie.errors import (
 )
 from kelpie.http.context import principal, require, services
 from kelpie.job import iso
+from kelpie.providers.base import ProviderError
 from kelpie.store import Scope, Session
 from kelpie.store.clock import wall_ms
 from kelpie_web import show
@@ -48,6 +49,7 @@ STATUSES = (
     (NotFoundError, 404, "Not found"),
     (ConflictError, 409, "Not possible now"),
     (TooFastError, 429, "Too fast"),
+    (ProviderError, 503, "The provider does not answer"),
     (UnavailableError, 503, "Redis is away"),
 )
 """Status and title of each refusal."""

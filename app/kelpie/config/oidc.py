@@ -39,8 +39,8 @@ class OidcSettings(BaseSettings):
     )
     oidc_create_users: bool = Field(
         default=False,
-        description="Make a user for whoever logs in and has none; otherwise he is refused until the admin "
-        "has made one.",
+        description="Make a user for whoever logs in and has none: only for an issuer that knows nobody but "
+        "your own people. Otherwise he is refused until the admin has made one.",
     )
     oidc_org_name: str = Field(
         default="default", min_length=1, description="The organization that they act for."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -75,7 +76,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no ty
         if self.settings.tls_cert_file is not None:
             options["certfile"] = str(self.settings.tls_cert_file)
             options["keyfile"] = str(self.settings.tls_key_file)
-            options["ssl_context"] = _only_tls_1_2_and_later
+            options["ssl_context"] = _tls
         for name, value in options.items():
             self.cfg.set(name, value)
 
@@ -93,11 +94,23 @@ class PollingWorker(GeventWorker):  # type: ignore[misc]  # gunicorn publishes n
 
     def handle(self, listener: socket.socket, client: socket.socket, addr: Any) -> None:
         """Serve one connection."""
+        if isinstance(client, ssl.SSLSocket) and not self._shook_hands(client):
+            return
         self._idle.add(client)
         try:
             super().handle(listener, client, addr)
         finally:
             self._idle.discard(client)
+
+    def _shook_hands(self, client: ssl.SSLSocket) -> bool:
+        """Whether the client speaks TLS, and soon: whoever only connects must not hold a place for ever."""
+        try:
+            with gevent.Timeout(services(self.wsgi).settings.request_timeout_s):
+                client.do_handshake()
+        except (gevent.Timeout, OSError) as error:
+            log.debug("no TLS on a new connection", error=str(error))
+            return False
+        return True
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
         """Serve one request of a connection."""
@@ -190,9 +203,12 @@ class StructuredLogger(Logger):  # type: ignore[misc]  # gunicorn publishes no t
         )
 
 
-def _only_tls_1_2_and_later(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def _tls(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """TLS 1.2 or later, and no handshake before :meth:`PollingWorker.handle`, which bounds it."""
     context = make_default()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    wrap_later = functools.partial(context.wrap_socket, do_handshake_on_connect=False)
+    context.wrap_socket = wrap_later  # type: ignore[method-assign]
     return context
 
 

@@ -211,15 +211,15 @@ class Autoscaler:
             self._store.rules.delete(rule.container_group_id, user_id=rule.user_id)
         except NotFoundError:  # deleted meanwhile
             return
-        # Its user sees it among what was done to his: nobody reads the log for him.
-        group = f"{rule.container_group_id} ({rule.container_group_name})"
-        self._store.audit.note([Deed(rule.user_id, ACTOR, DROPPED, target=group, via="platform")])
         log.warning(
             "scaling rule dropped: its container group is gone",
             container_group_id=rule.container_group_id,
             container_group_name=rule.container_group_name,
             user_id=rule.user_id,
         )
+        # Its user sees it among what was done to his: nobody reads the log for him.
+        group = f"{rule.container_group_id} ({rule.container_group_name})"
+        self._store.audit.note([Deed(rule.user_id, ACTOR, DROPPED, target=group, via="platform")])
 
     def _note_failure(self, watch: _Watch, error: Exception, pause_s: float) -> None:
         rule = watch.rule

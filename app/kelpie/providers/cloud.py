@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -150,7 +151,7 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 def _retry_after_s(value: str | None) -> float:
     """The seconds of a Retry-After; a date there is not worth a parser, and 0."""
-    return min(float(value), 86_400.0) if value is not None and value.isdigit() else 0.0
+    return min(float(value), 86_400.0) if value is not None and re.fullmatch("[0-9]{1,9}", value) else 0.0
 
 
 def segment(name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -195,12 +198,41 @@ def _connections(server: ApiServer) -> int:
     )
 
 
-def test_the_api_speaks_tls_with_a_certificate_from_a_file(valkey: ValkeyServer, tmp_path: Path) -> None:
-    pair = str(own_certificate(tmp_path / "ca.crt"))
-    server = ApiServer(valkey.url, tmp_path / "api", KELPIE_TLS_CERT_FILE=pair, KELPIE_TLS_KEY_FILE=pair)
+def over_tls(valkey: ValkeyServer, folder: Path, **settings: str) -> ApiServer:
+    """An API with a certificate, and a client that trusts it."""
+    pair = str(own_certificate(folder / "ca.crt"))
+    files = {"KELPIE_TLS_CERT_FILE": pair, "KELPIE_TLS_KEY_FILE": pair}
+    server = ApiServer(valkey.url, folder / "api", **files, **settings)
     server.url = server.url.replace("http:", "https:")
-    server.http = urllib3.PoolManager(ca_certs=str(tmp_path / "ca.crt"), retries=False)
-    with server:
+    server.http = urllib3.PoolManager(ca_certs=str(folder / "ca.crt"), retries=False)
+    return server
+
+
+def test_over_tls_nobody_who_is_silent_or_gone_holds_anything(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with over_tls(valkey, tmp_path, KELPIE_REQUEST_TIMEOUT_S="1") as server:
+        address = (LOOPBACK, server.port)
+        with socket.create_connection(address) as silent, socket.create_connection(address) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")  # plain HTTP
+            silent.settimeout(20)
+            assert silent.recv(1) == b""
+        user, trusting = server.new_user(), ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        poll = f"GET /work?machine_id=n&container_group_id=g&wait=20 HTTP/1.1\r\nX-Kelpie-Key: {user.key}"
+        with trusting.wrap_socket(socket.create_connection(address), server_hostname=LOOPBACK) as client:
+            client.sendall(f"{poll}\r\nHost: api\r\n\r\n".encode())
+            metrics = "kelpie_long_polls_open 1.0"
+            wait_until(lambda: metrics in server.admin().ok("GET", "/metrics"), "a poll is open")
+            with suppress(OSError):  # a client that says good-bye, as most do, and goes
+                client.settimeout(0.1)
+                client.unwrap()
+        job = user.submit(job_body(container_group_id="g"))
+        metrics = "kelpie_long_polls_open 0.0"
+        wait_until(lambda: metrics in server.admin().ok("GET", "/metrics"), "the poll has ended")
+        assert user.job(job["id"])["status"] == "pending"
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_the_api_speaks_tls_with_a_certificate_from_a_file(valkey: ValkeyServer, tmp_path: Path) -> None:
+    with over_tls(valkey, tmp_path) as server:
         user = server.new_user()
         assert user.submit(job_body())["status"] == "pending"
         with ThreadPoolExecutor(1) as pool:

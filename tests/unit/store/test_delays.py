@@ -113,6 +113,22 @@ def test_an_attempt_that_runs_for_too_long_has_failed(sut: StoreUnderTest) -> No
     assert sut.get(job).status is JobStatus.FAILED
 
 
+def test_another_node_hears_at_once_of_a_job_that_ran_for_too_long(sut: StoreUnderTest) -> None:
+    if not sut.real:
+        pytest.skip("fakeredis publishes nothing from scripts")
+    job = sut.submit_one(max_runtime_s=20)
+    lease = sut.lease("slow")
+    sut.advance(20_000)
+    subscription = sut.redis.pubsub()
+    subscription.subscribe("kelpie:wake")
+    assert subscription.get_message(timeout=5)
+    assert sut.store.heartbeat(job.id, holder_of(lease)).reason == "max_runtime"
+    message = subscription.get_message(timeout=5)
+    assert message
+    assert message["data"] == b"1 1"
+    subscription.close()
+
+
 def test_a_clock_that_jumps_forward_ends_no_attempt(sut: StoreUnderTest) -> None:
     job = sut.submit_one(max_runtime_s=600)
     lease = sut.lease()

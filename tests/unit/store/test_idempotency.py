@@ -24,6 +24,15 @@ def test_the_same_jobs_under_the_same_key_are_the_same_jobs(sut: StoreUnderTest)
     assert len(sut.list()) == 6
 
 
+def test_of_a_batch_that_is_there_in_part_the_rest_is_added(sut: StoreUnderTest) -> None:
+    batch = [spec(command=name) for name in "abc"]
+    first = sut.store.submit(USER, batch, idempotency_key=KEY)
+    sut.store.purge(first[1].id)
+    again = sut.store.submit(USER, batch, idempotency_key=KEY)
+    assert [job.id for job in again] == [job.id for job in first]
+    assert {job.id for job in sut.list()} == {job.id for job in first}
+
+
 def test_a_repeated_submit_tells_how_its_jobs_are_now(sut: StoreUnderTest) -> None:
     (job,) = sut.store.submit(USER, [spec()], idempotency_key=KEY)
     sut.lease()

@@ -203,7 +203,9 @@ def test_a_log_in_belongs_to_the_browser_that_began_it_and_happens_once(
     refused(come_back(theirs, back), "does not know this log-in any more")
 
 
-@pytest.mark.parametrize("cookie", ["", "x", "é", "W10=", "WzEsMiwzLDRd", "e30=", "A" * 5000])
+@pytest.mark.parametrize(
+    "cookie", ["", "x", "é", "W10=", "WzEsMiwzLDRd", "e30=", "A" * 5000, "WyJcdWQ4MDAiLCJhIiwiYiIsIi8iXQ=="]
+)
 def test_a_cookie_that_is_none_of_ours_is_refused(
     visit: Visit, provider: Issuer, store: Store, cookie: str
 ) -> None:

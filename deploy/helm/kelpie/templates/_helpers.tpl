@@ -48,3 +48,22 @@ seccompProfile: { type: RuntimeDefault }
   value: {{ $value | quote }}
 {{- end }}
 {{- end -}}
+
+{{/* Further keys of the server's Secret as settings: oidc_ca is KELPIE_OIDC_CA_FILE. URLs of Redis name redis_*. */}}
+{{- define "kelpie.extraEnv" -}}
+{{- range .keys }}
+{{- if not (hasPrefix "redis_" .) }}
+- { name: KELPIE_{{ . | trimSuffix (printf "_%s" $.component) | upper }}_FILE, value: /run/secrets/kelpie/{{ . }} }
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "kelpie.extraItems" -}}
+{{- range . }}
+- { key: {{ . }}, path: {{ . }} }
+{{- end }}
+{{- end -}}
+
+{{- define "kelpie.scheme" -}}
+{{ empty .Values.api.tlsSecret | ternary "http" "https" }}
+{{- end -}}
