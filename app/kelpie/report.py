@@ -24,6 +24,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from typing import Any
 
 VARIABLE = "KELPIE_PROGRESS_FILE"
@@ -31,7 +32,9 @@ INTERVAL_S = 0.5
 """Calls closer together are written as one, the last word on everything; checkpoints at once."""
 MAX_FILE_BYTES = 1 << 20
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may report in the middle of a report
+_busy = False  # the holder of the lock writes: what interrupts it leaves the news to it
+_news: deque[dict[str, Any]] = deque()
 _pending: dict[str, Any] = {}
 _written = 0.0
 
@@ -51,15 +54,34 @@ def report(
     """
     told = {"step": _number(step), "total": _number(total), "fraction": _number(fraction)}
     numbers = {name: _number(value) for name, value in metrics.items()}
+    news: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    news["metrics"] = {name: value for name, value in numbers.items() if value is not None}
+    if checkpoint:
+        news["checkpoint"] = True
+    _news.append(news)
+    _take_in()
+
+
+def _take_in(*, last: bool = False) -> None:
+    global _busy  # noqa: PLW0603  (one file per process)
     with _lock:
-        _pending.update({name: value for name, value in told.items() if value is not None})
-        known = {name: value for name, value in numbers.items() if value is not None}
-        if known:
-            _pending["metrics"] = {**_pending.get("metrics", {}), **known}
-        if checkpoint:
-            _pending["checkpoint"] = True
-        if checkpoint or abs(time.monotonic() - _written) >= INTERVAL_S:
-            _write()
+        while (_news or last) and not _busy:
+            try:
+                _busy = True
+                while _news:
+                    _note(_news.popleft())
+                if last or "checkpoint" in _pending or abs(time.monotonic() - _written) >= INTERVAL_S:
+                    _write()
+            finally:
+                _busy = False
+            last = False
+
+
+def _note(news: dict[str, Any]) -> None:
+    metrics = {**_pending.get("metrics", {}), **news.pop("metrics")}
+    _pending.update(news)
+    if metrics:
+        _pending["metrics"] = metrics
 
 
 def _number(value: Any) -> float | None:
@@ -85,13 +107,14 @@ def _write() -> None:
 
 
 def _write_last() -> None:
-    with _lock:
-        _write()
+    _take_in(last=True)
 
 
 def _after_fork() -> None:
-    global _lock  # noqa: PLW0603  (its holder may be a thread that the child does not have)
-    _lock = threading.Lock()
+    global _lock, _busy  # noqa: PLW0603  (their holder may be a thread that the child does not have)
+    _lock = threading.RLock()
+    _busy = False
+    _news.clear()
     _pending.clear()
 
 

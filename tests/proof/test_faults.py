@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.bench.crew import ROOT
 from tests.proof.faults import auditor
+from tests.proof.faults.link import Link
 from tests.proof.faults.schedule import CONTROL, MOMENTS, STORE, Kind, draw
 from tests.proof.faults.work import Work
+from tests.waiting import wait_until
 
 NODES = ["node0", "node1", "node2"]
 SEED, FAULTS = 3, 12
@@ -60,6 +65,24 @@ def test_a_seed_is_the_same_schedule_each_time_and_seeds_strike_everything_at_ev
         for each in draw(1, 600, NODES, without=frozenset({Kind.FULL_DISK})).values()
         for fault in each
     }
+
+
+def test_an_answer_that_passes_in_pieces_has_told_its_upload() -> None:
+    answer = b"<UploadId>a-first</UploadId>" + b" " * 5000 + b"<UploadId>a-second</UploadId>"
+    cuts = [0, 4, 12, 5034, 5046, len(answer)]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Link(f"http://127.0.0.1:{listener.getsockname()[1]}") as link,
+        socket.create_connection(("127.0.0.1", urlsplit(link.url).port)) as client,
+    ):
+        server, _ = listener.accept()
+        with server:
+            for start, end in pairwise(cuts):
+                server.sendall(answer[start:end])
+                left = end - start
+                while left:
+                    left -= len(client.recv(left))
+        wait_until(lambda: link.told_uploads == {"a-first", "a-second"}, "both to be noted")
 
 
 # ---- the auditor

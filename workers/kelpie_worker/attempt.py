@@ -39,6 +39,8 @@ from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 _TELL_S = 1.0
 """How long the end of a command waits for its last word on its progress to be told."""
 
+_ANY_FOLDER = (Path("/"),)
+
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -91,7 +93,7 @@ class Attempt:
         self.node_bans = 0
         self.short_of_space: tuple[Path, ...] = ()  # the folders whose disks had no room for this job
         self.crowded = False  # there was no room for its data, and there will be more
-        self.taken: Sequence[Path] = ()  # its folders, of which another slot has one
+        self.taken: Sequence[Path] = ()  # what it needs and another slot has: its folders, or all the disk
         self._others_upload = others_upload
         self._claims = claims
         self._settings = settings
@@ -192,7 +194,7 @@ class Attempt:
             return self._release()
         except NoRoomError as error:
             if not self._others_upload():
-                if self._others_filled_the_disk():
+                if self._others_filled_the_disk() or (not error.never and self._is_beside_others(str(error))):
                     return self._release()
                 return self._fail(Outcome.SYNC_FAILED, str(error))
             self._log.warning(
@@ -266,11 +268,20 @@ class Attempt:
         this node has failed on it: handed back, it would come here again."""
         if self._sync is None:  # it had no room for the worker's own notes on the job
             return self._is_short_of_space([Path.cwd()])
-        return self._is_short_of_space(self._sync.folders, but=used_bytes(self._sync.folders))
+        return self._is_short_of_space(self._sync.folders, held_bytes=used_bytes(self._sync.folders))
 
-    def _is_short_of_space(self, folders: Sequence[Path], but: int = 0) -> bool:
-        """Whether the disks of these folders have no room, ``but`` so many bytes: another node's may have."""
-        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB - but)
+    def _is_beside_others(self, reason: str) -> bool:
+        """Whether another slot of this machine has a job, whose data will leave the disk."""
+        if self._claims is None or self._claims.are_free(_ANY_FOLDER):
+            return False
+        self._log.warning("no room for the job beside those of other slots", reason=reason)
+        self.taken = _ANY_FOLDER
+        return True
+
+    def _is_short_of_space(self, folders: Sequence[Path], held_bytes: int = 0) -> bool:
+        """Whether the disks of these folders have no room, even without the job's own data: another node's
+        may have."""
+        why = low_on_space(folders, self._settings.min_free_disk_mib * MiB, held_bytes=held_bytes)
         if why is None:
             return False
         self._log.warning("no room for the job on this node", reason=why)
@@ -355,8 +366,9 @@ class Attempt:
             self._abandon()
         except Exception:  # noqa: BLE001  (as above)
             self._log.exception("unexpected error at the end of a job", state=self._state.value)
-            self._heartbeat.stop()
-            self._state = State.ABANDONED
+            if self._sync is not None:
+                self._sync.abandon()
+            self._end(State.ABANDONED)
 
     # ---- what happens from outside
 

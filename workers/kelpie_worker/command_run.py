@@ -75,9 +75,9 @@ class CommandRun:
         in ``log_folder`` if there is one. In the calling thread, which must live as long as the worker.
         """
         self._recording = recording = Recording(self._job, self._queue, self._log, self._settings, log_folder)
-        self._progress.start()
         try:
             try:
+                self._progress.start()
                 command = self._start(recording, on_exit=woken.set)
             finally:
                 recording.started()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from kelpie_worker.backoff import Backoff
 from kelpie_worker.sync.observer import TransferObserver
 
 MAX_DELETION_COST = 999_999_999
@@ -16,9 +17,15 @@ MAX_DELETION_COST = 999_999_999
 INTERVAL_S = 1.0
 STEP = 30
 """Seconds of work more or less that are worth telling."""
+LONGEST_PAUSE_S = 60.0
+"""Between tries to tell somebody who is out of reach."""
 _VAIN_TRIES = 2
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class OutOfReachError(Exception):
+    """Somebody takes costs here, but not now."""
 
 
 class LastUploads:
@@ -56,7 +63,7 @@ class LastUploads:
 
 
 class DeletionCost:
-    """Tells whoever takes it the cost when it has changed; gives up where nobody listens."""
+    """Tells whoever takes it the cost when it has changed; gives up where nobody has ever listened."""
 
     def __init__(
         self,
@@ -65,7 +72,7 @@ class DeletionCost:
         *,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """``tell``: whether it was taken."""
+        """``tell``: whether it was taken; OutOfReachError when it is worth telling again."""
         self._cost = cost
         self._tell = tell
         self._interval_s = interval_s
@@ -81,15 +88,22 @@ class DeletionCost:
         self._closed.set()
 
     def _run(self) -> None:
-        told, vain = -1, 0
+        told, vain, taken = -1, 0, False
+        backoff = Backoff(self._interval_s, max(self._interval_s, LONGEST_PAUSE_S))
         while vain < _VAIN_TRIES:
-            cost = self._cost()
+            cost, pause_s = self._cost(), self._interval_s
             if _differ(cost, told):
-                if self._tell(cost):
-                    told, vain = cost, 0
+                try:
+                    heard = self._tell(cost)
+                    vain += not (heard or taken)
+                except OutOfReachError:
+                    heard = False
+                if heard:
+                    told, taken = cost, True
+                    backoff.reset()
                 else:
-                    vain += 1
-            if self._closed.wait(self._interval_s):
+                    pause_s = backoff.pause_s()
+            if self._closed.wait(pause_s):
                 return
         _log.info("nobody takes a deletion cost: none is told any more")
 

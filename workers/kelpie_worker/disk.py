@@ -7,6 +7,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from kelpie_worker.sync.errors import SyncError
 
@@ -14,19 +15,17 @@ MiB = 1 << 20
 
 
 class NoRoomError(SyncError):
-    """What a job brings does not fit on the disks of this node as they are."""
+    """What a job brings does not fit on the disks of this node as they are; ``never``: nor on empty ones."""
+
+    def __init__(self, message: str, *, never: bool = False) -> None:
+        super().__init__(message)
+        self.never = never
 
 
 def free_bytes(folder: Path) -> int | None:
     """What an ordinary process may still write below a folder, made or not; None when nobody can tell."""
-    for place in (folder, *folder.parents):
-        try:
-            return shutil.disk_usage(place).free
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-    return None
+    usage = _usage(folder)
+    return None if usage is None else usage.free
 
 
 def used_bytes(folders: Iterable[Path]) -> int:
@@ -39,12 +38,20 @@ def used_bytes(folders: Iterable[Path]) -> int:
     return used
 
 
-def low_on_space(folders: Iterable[Path], needed_bytes: int) -> str | None:
-    """Which of these disks has less room than that, in words for people; None: none has."""
+def low_on_space(folders: Iterable[Path], needed_bytes: int, *, held_bytes: int = 0) -> str | None:
+    """Which of these disks has less room than that, in words for people; None: none has.
+
+    ``held_bytes`` count as room. A disk too small to have so much free ever (a container's /dev/shm) is asked
+    nothing: it would be waited for without end.
+    """
+    wanted = needed_bytes - held_bytes
     for folder in folders:
         free = free_bytes(folder)
-        if free is not None and free < needed_bytes:
-            return f"{folder} has {free // MiB} MiB left, and {needed_bytes // MiB} MiB are wanted"
+        if free is None or free >= wanted:
+            continue
+        usage = _usage(folder)
+        if usage is not None and usage.total > needed_bytes:
+            return f"{folder} has {free // MiB} MiB left, and {wanted // MiB} MiB are wanted"
     return None
 
 
@@ -67,9 +74,28 @@ def require_room(files: Iterable[tuple[Path, int]]) -> None:
             continue
         needed = sum(size for path, size in planned if size != _size_of(path))
         if needed > free:
+            usage = _usage(folders[0])
             raise NoRoomError(
-                f"the job brings {_shown(needed)} to the disk of {folders[0]}, which has {_shown(free)} left"
+                f"the job brings {_shown(needed)} to the disk of {folders[0]}, which has {_shown(free)} left",
+                never=usage is not None and needed > usage.total,
             )
+
+
+class _Usage(NamedTuple):
+    total: int
+    free: int
+
+
+def _usage(folder: Path) -> _Usage | None:
+    for place in (folder, *folder.parents):
+        try:
+            total, _, free = shutil.disk_usage(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        return _Usage(total, free) if total else None  # some file systems of programs tell zeros
+    return None
 
 
 def _disk_of(folder: Path) -> int:

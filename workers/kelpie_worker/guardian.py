@@ -42,7 +42,7 @@ KILL_TIMEOUT_S = 10.0
 
 _POLL_S = 0.05
 _OOM_SCORE_STEP = 100
-_DEAD = frozenset("ZX")
+DEAD = frozenset("ZX")
 STOPPED = frozenset("Tt")
 
 
@@ -90,7 +90,7 @@ def kill_below(root: int, spared: frozenset[int] = frozenset()) -> int:
         for pid in spared & doomed.keys():
             for kept in (pid, *descendants(pid)):
                 doomed.pop(kept, None)
-        alive = [pid for pid, (state, _, _) in doomed.items() if state not in _DEAD]
+        alive = [pid for pid, (state, _, _) in doomed.items() if state not in DEAD]
         if not alive or time.monotonic() > deadline:
             return len(alive)
         for pid in alive:
@@ -162,7 +162,7 @@ class Guardian:
                     os.waitpid(pid, os.WNOHANG)
 
     def _nothing_lives(self) -> bool:
-        return all(state in _DEAD for state, _, _ in descendants(os.getpid()).values())
+        return all(state in DEAD for state, _, _ in descendants(os.getpid()).values())
 
     def _tell(self, **what: Any) -> None:
         _tell(self._report, what)

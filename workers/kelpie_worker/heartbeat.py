@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -17,6 +18,8 @@ from kelpie_worker.queue import JobQueue
 
 _BEATS_PER_INTERVAL = 3
 """A lease lasts two intervals: five beats may be lost in a row before it ends."""
+_BEATS_TO_TELL = 2
+"""The end of a beat that began earlier, without the news, and that of the one with it."""
 
 
 class Heartbeat:
@@ -74,11 +77,13 @@ class Heartbeat:
 
     def tell(self, timeout_s: float) -> None:
         """Beat now when there is progress to tell, and wait so long for it: the command has ended."""
-        if self._progress() is self._told_progress:
-            return
-        self._beaten.clear()
-        self._wanted.set()
-        self._beaten.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        for _ in range(_BEATS_TO_TELL):
+            self._beaten.clear()
+            if self._progress() is self._told_progress or self._lost or self._stopped.is_set():
+                return
+            self._wanted.set()
+            self._beaten.wait(max(0.0, deadline - time.monotonic()))
 
     @property
     def remaining_s(self) -> float:

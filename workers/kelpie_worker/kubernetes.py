@@ -14,10 +14,13 @@ from urllib.parse import quote
 import structlog
 import urllib3
 
+from kelpie_worker.deletion_cost import OutOfReachError
+
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 POD_NAME = "KELPIE_POD_NAME"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT = urllib3.Timeout(connect=3, read=10)
+_REFUSED = frozenset({401, 403, 404})
 _FACTOR = 1.5
 """By how much a cost must differ from the one told before: every change is a write to the API server."""
 
@@ -53,7 +56,7 @@ class PodAnnotation:
         return cls(f"https://{server}:{port}{path}", account)
 
     def set_deletion_cost(self, cost: int) -> bool:
-        """Annotate the pod, if that is worth a write; False: refused, or out of reach."""
+        """Annotate the pod, if that is worth a write; False: this account may not. OutOfReachError."""
         low, high = sorted((cost, self._told))
         if low > 0 and high < _FACTOR * low:
             return True
@@ -71,12 +74,15 @@ class PodAnnotation:
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             _log.warning("Kubernetes takes no deletion cost", error=f"{type(error).__name__}: {error}"[:300])
-            return False
-        if answer.status >= 300:
+            raise OutOfReachError from error
+        if answer.status in _REFUSED:
             _log.warning(
                 "Kubernetes refuses a deletion cost: may this service account patch pods?",
                 status=answer.status,
             )
             return False
+        if answer.status >= 300:
+            _log.warning("Kubernetes takes no deletion cost now", status=answer.status)
+            raise OutOfReachError
         self._told = cost
         return True

@@ -27,6 +27,21 @@ _GONE_TIMEOUT_S = guardian.KILL_TIMEOUT_S + 5.0
 _LOOK_S = 1.0
 MAX_STOPS = 30
 """How often a guardian is found stopped and continued before it is given up, and the command with it."""
+QUIET_S = 60.0
+"""After so long without one, stops are counted anew: a command may run for weeks."""
+MAX_WORD_BYTES = 4096
+"""Of a line from a guardian."""
+
+_WORDS = {
+    "pid": int,
+    "started": bool,
+    "why": str,
+    "code": int,
+    "exit": int,
+    "signal": int,
+    "told": bool,
+    "left": int,
+}
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -93,23 +108,21 @@ class Command:
         self._told = False
         self._gone = threading.Event()
         self._guardian, self._report = _launch(argv, env, stdout, stderr, group)
-        # from the beginning: a command may stop its guardian before that has said that it started
-        threading.Thread(target=self._keep_guarded, name=f"guard-{self._guardian.pid}", daemon=True).start()
-        first = self._read()
-        said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
-        if first:
-            said = self._read()
-        if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
-            self._report.close()
-            self._close_guardian()
-            self._end_group()
-            self._gone.set()
-            code = said.get("code", guardian.NOT_STARTED)
-            raise CommandNotStartedError(f"{said['why']}: {argv[0][:200]!r}", code)
-        self.pid: int = first["pid"]
-        """The id of the command, of its group and of its session."""
-        self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
-        self._watcher.start()
+        try:
+            # from the beginning: a command may stop its guardian before that has said that it started
+            name = f"guard-{self._guardian.pid}"
+            threading.Thread(target=self._keep_guarded, name=name, daemon=True).start()
+            self.pid: int = self._started(argv[0])
+            """The id of the command, of its group and of its session."""
+            self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
+            self._watcher.start()
+        except CommandNotStartedError:
+            self._let_go()
+            raise
+        except BaseException:  # no thread can be started: nobody would hear of its end
+            self._give_up_guardian()
+            self._let_go()
+            raise
 
     def end(self, grace_s: float, hurry: threading.Event) -> bool:
         """SIGTERM to all that descends from it, SIGKILL to what is left after ``grace_s`` seconds.
@@ -139,12 +152,23 @@ class Command:
         assert self._exit is not None
         return self._exit
 
+    def _started(self, program: str) -> int:
+        first = self._read()
+        said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
+        if "pid" in first:
+            said = self._read()
+        if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
+            code = said.get("code", guardian.NOT_STARTED)
+            raise CommandNotStartedError(f"{said['why']}: {program[:200]!r}", code)
+        pid: int = first["pid"]
+        return pid
+
     def _watch(self) -> None:
         told_apart = False
         while report := self._read():
             if "left" in report:
                 _log.error("processes of a command do not die", pid=self.pid, processes=report["left"])
-            else:
+            elif "told" in report:
                 told_apart = True
                 self._told = report["told"]
                 self._end(report.get("exit"), report.get("signal"))
@@ -156,13 +180,27 @@ class Command:
         self._end_group()
         self._gone.set()
 
+    def _let_go(self) -> None:
+        """There is nothing to watch."""
+        self._report.close()
+        self._close_guardian()
+        self._end_group()
+        self._gone.set()
+
     def _keep_guarded(self) -> None:
         """A guardian that somebody stops, maybe the command, tells no end and kills nothing: it goes on."""
-        stops = 0
+        stops, last_s, dead = 0, 0.0, False
         while not self._gone.wait(_LOOK_S):
-            if guardian.state_of(self._guardian.pid) not in guardian.STOPPED:
+            state = guardian.state_of(self._guardian.pid)
+            if state in guardian.DEAD:
+                if dead:  # and still something keeps its pipe open
+                    orphans.kill()
+                dead = True
+            if state not in guardian.STOPPED:
                 continue
-            stops += 1
+            now = time.monotonic()
+            stops = stops + 1 if now - last_s < QUIET_S else 1
+            last_s = now
             if stops > MAX_STOPS:
                 _log.error("the guardian of a command is stopped again and again", pid=self._guardian.pid)
                 self._guardian.kill()
@@ -170,6 +208,12 @@ class Command:
             if stops == 1:
                 _log.warning("the guardian of a command was stopped; it goes on", pid=self._guardian.pid)
             self._guardian.send_signal(signal.SIGCONT)
+
+    def _give_up_guardian(self) -> None:
+        """SIGKILL it, and first all that is below it, which could else live on."""
+        with contextlib.suppress(OSError):  # no /proc
+            guardian.kill_below(self._guardian.pid)
+        self._guardian.kill()
 
     def _end_group(self) -> None:
         if self._group is not None:
@@ -191,8 +235,14 @@ class Command:
         self._on_exit()
 
     def _read(self) -> dict[str, Any]:
-        line = self._report.readline()
-        return json.loads(line) if line.endswith(b"\n") else {}
+        """The next word of the guardian; empty when it has ended, and when somebody else wrote to its pipe:
+        then nothing that is read there can be believed, and it is given up."""
+        line = self._report.readline(MAX_WORD_BYTES)
+        word = _word(line)
+        if word is None:
+            _log.error("what a guardian says is not its own: it is given up", said=repr(line[:80]))
+            self._give_up_guardian()
+        return word or {}
 
     def _order(self, order: bytes) -> None:
         assert self._guardian.stdin is not None
@@ -206,6 +256,23 @@ class Command:
             self._guardian.stdin.close()
         self._guardian.wait()
         orphans.disown(self._guardian.pid)
+
+
+def _word(line: bytes) -> dict[str, Any] | None:
+    """A line of a guardian; empty at its end, None when no guardian says that."""
+    if not line:
+        return {}
+    try:
+        word = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(word, dict) or not word:
+        return None
+    if any(type(value) is not _WORDS.get(name) for name, value in word.items()):
+        return None
+    if "told" in word and len(word.keys() & {"exit", "signal"}) != 1:
+        return None
+    return word
 
 
 def _launch(

@@ -26,6 +26,8 @@ INTERVAL_S = 1.0
 MAX_READ_BYTES = 256 * 1024
 """Of what was written since the last look; of more, the end."""
 MAX_LINE_BYTES = 16 * 1024
+MAX_REMOVED = 10_000
+"""Files and folders of a tree that was left in place of the file."""
 _FINGERPRINT_BYTES = 64
 _MAX_SAMPLES = 64
 _SLACK = 0.01  # sums of floats may come out a little above 1
@@ -96,8 +98,11 @@ class ProgressReader:
         """Make an empty file, and begin to look. A disk that does not take it harms no job."""
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            self.path.touch()
+            _clear(self.path)
+            # a link that is put here meanwhile leads nowhere
+            os.close(
+                os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            )
         self._thread.start()
 
     def stop(self) -> None:
@@ -107,7 +112,7 @@ class ProgressReader:
             self._thread.join()
         self.look()
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            _clear(self.path)
 
     def look(self) -> None:
         """Take in what was written since the last look."""
@@ -263,6 +268,35 @@ class _Rate:
         if now > then:
             self._rate = min(max(0.0, (fraction - before) / (now - then)), MAX_RATE)
         return self._rate
+
+
+def _clear(path: Path) -> None:
+    """Whatever was left there, the name is free after this. OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            return path.unlink()
+        tree = path.with_name(f"{path.name}.{time.time_ns()}")
+        path.rename(tree)  # at once, however large it is
+        _remove_tree(tree)
+    return None
+
+
+def _remove_tree(tree: Path) -> None:
+    """Delete a tree that a command has made, or as much of it as is done soon: it may be of any size."""
+    folders, seen = [tree], 0
+    for folder in folders:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MAX_REMOVED:
+                    return
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    os.unlink(entry.path)  # noqa: PTH108  (an entry is no Path)
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

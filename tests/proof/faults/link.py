@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 _CHUNK = 64 * 1024
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
+_MAX_ID_BYTES = 4096
+"""Of an upload's id with its tags."""
 _POLL_S = 0.02
 
 
@@ -92,6 +94,7 @@ class Link:
                     self._open -= {client, server}
 
     def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
+        passed = b""
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK):
                 if self.bytes_per_s is not None:
@@ -100,7 +103,9 @@ class Link:
                     time.sleep(_POLL_S)
                 sink.sendall(data)
                 if is_answer:
-                    self.told_uploads.update(each.decode() for each in _UPLOAD_ID.findall(data))
+                    passed += data
+                    self.told_uploads.update(each.decode() for each in _UPLOAD_ID.findall(passed))
+                    passed = passed[-_MAX_ID_BYTES:]  # an id may come in two pieces
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

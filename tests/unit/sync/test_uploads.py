@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from kelpie.job import Sync
-from kelpie_worker.sync import JobSync, NullObserver, SyncEngine, SyncError, mirror
+from kelpie_worker.sync import CanceledTransfer, JobSync, NullObserver, SyncEngine, SyncError, mirror
 from kelpie_worker.sync.uploads import UploadJournal
 from tests.fault_proxy import (
     RESET_AFTER,
@@ -181,6 +183,51 @@ def test_a_storage_that_lists_no_uploads_costs_no_job_its_output(
 
     proxy.rule = rule
     upload(engines, store, folder)
+    assert len(store.multipart_uploads()) == 1
+
+
+def lists_uploads(request: Request) -> bool:
+    return request.method == "GET" and "?uploads" in request.path
+
+
+@pytest.mark.parametrize(
+    ("begun", "aborts"),
+    [("", 0), ("<Initiated>2999-01-01T00:00:00</Initiated>", 1)],
+    ids=["no time", "no zone"],
+)
+def test_a_storage_that_says_less_of_its_uploads_costs_no_job_its_output(
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy, begun: str, aborts: int
+) -> None:
+    listed = f"<Upload><Key>out/x</Key><UploadId>lost</UploadId>{begun}</Upload>"
+    answer = Answer(
+        body=f"<ListMultipartUploadsResult>{listed}</ListMultipartUploadsResult>".encode(),
+        headers={"Content-Type": "application/xml", "Date": formatdate(usegmt=True)},
+    )
+    lose = times(1, RESET_AFTER, is_create)
+    proxy.rule = lambda request: answer if lists_uploads(request) else lose(request)
+    upload(engines, store, folder)
+    asked = [each for each in proxy.requests if each.method == "DELETE" and "uploadId=lost" in each.path]
+    assert len(asked) == aborts
+
+
+def test_a_node_that_lost_its_job_meanwhile_aborts_no_upload_that_it_does_not_know(
+    engines: Engines, store: Bucket, folder: Path, proxy: FaultProxy
+) -> None:
+    held = threading.Event()
+    held.set()
+    lose = times(1, RESET_AFTER, is_create)
+
+    def rule(request: Request) -> Answer | Slow | str | None:
+        if lists_uploads(request):
+            held.clear()
+        return lose(request)
+
+    proxy.rule = rule
+    job = engines.job(Sync(after=(up(store.name, "out/", folder),)), may_write=held.is_set)
+    (folder / "x").write_bytes(DATA)
+    job.stage()
+    with pytest.raises(CanceledTransfer):
+        job.finalize()
     assert len(store.multipart_uploads()) == 1
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
-from kelpie.job import CommandEnd, JobStatus
+from kelpie.job import CommandEnd, Direction, JobStatus, Sync, SyncEntry
 from kelpie_worker import disk
 from kelpie_worker.attempt import Attempt, State
+from kelpie_worker.claims import FolderClaims
+from kelpie_worker.progress_file import ProgressReader
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
 from tests.unit.worker.doubles import MemoryEngine, MemoryQueue, MemorySync, settings, shell_job
@@ -32,7 +35,9 @@ class Case:
         self.attempt: Any = None
         self.thread: threading.Thread | None = None
 
-    def begin(self, script: str, *, guardians_lost: int = 0, **values: Any) -> None:
+    def begin(
+        self, script: str, *, guardians_lost: int = 0, claims: FolderClaims | None = None, **values: Any
+    ) -> None:
         self.attempt = Attempt(
             shell_job(script, **values),
             settings=settings(self.folder),
@@ -41,6 +46,7 @@ class Case:
             state=self.file,
             stop=self.stop,
             guardians_lost=guardians_lost,
+            claims=claims,
         )
 
         def drive() -> None:
@@ -61,6 +67,13 @@ class Case:
     def run(self, script: str, **values: Any) -> State:
         self.begin(script, **values)
         return self.end()
+
+    def slots(self) -> list[FolderClaims]:
+        """Two slots of this machine."""
+        folders = [self.folder / f"kelpie-slot-{number}" for number in (1, 2)]
+        for folder in folders:
+            folder.mkdir()
+        return [FolderClaims(folder) for folder in folders]
 
     @property
     def sync(self) -> MemorySync:
@@ -196,6 +209,37 @@ def test_a_disk_without_room_for_the_notes_on_a_job_is_no_failure_of_the_job(
     case.engine.fails = {"prepare"}
     case.run("touch up")
     assert case.queue.reports == [("released", "job-1")]
+
+
+def test_a_job_whose_own_data_fills_a_small_disk_is_not_handed_on(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (case.folder / "in").mkdir()
+    with (case.folder / "in" / "input").open("wb") as file:
+        file.truncate(40 * disk.MiB)
+    # smaller than what is wanted free (64 MiB), larger than that without the job's own data
+    usage = (60 * disk.MiB, 40 * disk.MiB, 20 * disk.MiB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    case.engine.folders = [case.folder / "in"]
+    case.engine.fails = {"download"}
+    case.run("touch up")
+    assert [report[0] for report in case.queue.reports] == ["sync_failed"]
+
+
+@pytest.mark.parametrize(("beside", "told"), [(True, "released"), (False, "sync_failed")])
+def test_a_job_that_has_no_room_beside_another_slots_job_is_no_failure(
+    case: Case, beside: bool, told: str
+) -> None:
+    mine, others = case.slots()
+    if beside:
+        others.take("job-2 1", [case.folder / "theirs"])
+    case.engine.full = {"job-1"}
+    case.begin("touch up", claims=mine)
+    case.end()
+    assert [report[0] for report in case.queue.reports] == [told]
+    assert bool(case.attempt.taken) is beside  # the loop waits until
+    others.give_back("job-2 1")
+    assert mine.are_free(case.attempt.taken)
 
 
 @pytest.mark.parametrize("step", ["drain", "stage", "finalize"])
@@ -379,3 +423,46 @@ def test_what_a_command_says_of_its_progress_is_told_before_its_end(case: Case) 
     assert case.run('echo nonsense > "$KELPIE_PROGRESS_FILE"') is State.DONE
     assert [report[0] for report in case.queue.reports] == ["completed", "completed"]
     assert len(case.queue.progress) == 1
+
+
+def open_files() -> set[str]:
+    """What the open descriptors of this process lead to."""
+    return {str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
+
+
+def test_without_a_thread_to_follow_its_progress_a_command_leaves_no_pipe_open(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(reader: ProgressReader) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ProgressReader, "start", no_thread)
+    before = open_files()
+    assert case.run("touch up") is State.DONE
+    assert case.queue.reports == [
+        ("sync_failed", "job-1", None, "internal error of the worker: RuntimeError")
+    ]
+    wait_until(lambda: open_files() <= before, "the pipes to be closed")
+    assert not (case.folder / "up").exists()
+
+
+def test_an_attempt_that_cannot_even_be_reported_gives_back_what_it_holds(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = case.slots()
+    entry = SyncEntry("bucket", "out/", str(case.folder / "data"), Direction.UPLOAD)
+    monkeypatch.setattr(StateFile, "command_exited", broken)
+    monkeypatch.setattr(StateFile, "job_ended", broken)
+    case.engine.blocks = {"download"}
+    case.begin("exit 0", sync=Sync(after=(entry,)), claims=mine)
+    assert case.engine.blocked.wait(30)
+    assert not others.are_free([case.folder / "data"])
+    case.engine.go.set()
+    assert case.end() is State.ABANDONED
+    assert others.are_free([case.folder / "data"])
+    assert case.sync.calls[-1] == "clean"
+    assert case.stop._listeners == []
+
+
+def broken(*_: object, **__: object) -> None:
+    raise RuntimeError("a defect")

@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kelpie_worker.deletion_cost import MAX_DELETION_COST, STEP, DeletionCost
+from kelpie_worker.deletion_cost import (
+    LONGEST_PAUSE_S,
+    MAX_DELETION_COST,
+    STEP,
+    DeletionCost,
+    OutOfReachError,
+)
 from kelpie_worker.imds import MetadataService
 from tests.unit.worker.conftest import ScriptedServer
 from tests.waiting import wait_until
@@ -45,3 +51,46 @@ def test_where_nobody_takes_it_nothing_is_told_any_more(
     cost._thread.join(30)
     assert not cost._thread.is_alive()
     assert len(server.requests) == 2
+
+
+def test_who_took_a_cost_once_is_told_again_after_an_outage(
+    server: ScriptedServer, tell: Callable[..., DeletionCost]
+) -> None:
+    status = 204
+    server.answer = lambda request: (status, b"")
+    now = 0
+    tell(lambda: now)
+    wait_until(lambda: server.requests, "the first to be told")
+    status, now = 503, 5
+    wait_until(lambda: len(server.requests) > 4, "tries that are in vain")
+    status = 204
+    asked = len(server.requests)
+    wait_until(lambda: len(server.requests) > asked, "another try")
+    assert {request.body["deletion_cost"] for request in server.requests[1:]} == {5}
+
+
+def test_who_is_out_of_reach_from_the_start_is_tried_ever_more_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    tried = 0
+
+    def tell(cost: int) -> bool:
+        nonlocal tried
+        tried += 1
+        if tried <= 20:
+            raise OutOfReachError
+        return True
+
+    cost = DeletionCost(lambda: 7, tell, interval_s=1.0)
+
+    def wait(pause_s: float) -> bool:
+        pauses.append(pause_s)
+        return len(pauses) > 22
+
+    monkeypatch.setattr(cost._closed, "wait", wait)
+    cost._run()
+    assert tried == 21
+    assert pauses[0] <= 1.0
+    assert LONGEST_PAUSE_S / 2 <= pauses[19] <= LONGEST_PAUSE_S
+    assert pauses[20:] == [1.0, 1.0, 1.0]

@@ -187,6 +187,61 @@ def test_a_guardian_that_is_stopped_without_end_is_given_up(monkeypatch: pytest.
     wait_until(lambda: not alive(command.pid), "the kernel to kill the command")
 
 
+def test_stops_of_a_guardian_that_are_far_apart_are_not_counted_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process, "_LOOK_S", 0.01)
+    monkeypatch.setattr(process, "MAX_STOPS", 1)
+    monkeypatch.setattr(process, "QUIET_S", 0.0)
+    command = shell(
+        "for n in 1 2 3; do kill -STOP $PPID; "
+        "while grep -q '^State:.T' /proc/$PPID/status; do sleep 0.02; done; done; exit 5"
+    )
+    assert command.reap().code == 5
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk\n",
+        b"\xff\n",
+        b"[" * 4000 + b"\n",
+        b"x" * 8192,
+        b"7\n",
+        b'{"exit": "0", "told": false}\n',
+        b'{"told": false}\n',
+        b'{"exit": 0, "told": {}}\n',
+    ],
+    ids=str,
+)
+def test_a_command_that_speaks_for_its_guardian_is_ended_with_all_of_it(
+    tmp_path: Path, daemonize: str, junk: bytes
+) -> None:
+    (tmp_path / "junk").write_bytes(junk)
+    command = shell(
+        f"{daemonize}; while [ ! -e {tmp_path}/daemon ]; do sleep 0.02; done;"
+        f"for f in /proc/$PPID/fd/*; do case $f in */[012]) ;; *) cat {tmp_path}/junk > $f;; esac; done;"
+        "sleep 600"
+    )
+    assert command.exited.wait(60)
+    assert command.reap().guardian_killed
+    assert not alive(daemon_of(tmp_path))
+    assert not alive(command.pid)
+
+
+def test_a_pipe_that_outlives_its_guardian_keeps_no_job_alive(
+    worker: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    run(
+        worker,
+        "for f in /proc/$PPID/fd/*; do case $f in */[012]) ;; "
+        "*) (exec 9>$f; exec setsid sleep 600) & ;; esac; done;"
+        "sleep 0.2; kill -9 $PPID; sleep 600",
+    )
+    assert worker.stdout is not None
+    assert "guardian_killed=True" in worker.stdout.readline()
+
+
 def test_the_guardian_ends_with_its_command(tmp_path: Path) -> None:
     command = Command(
         ["sh", "-c", f"echo $PPID > {tmp_path}/parent; exit 4"], dict(os.environ), on_exit=lambda: None

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
 
 from kelpie.errors import ForbiddenError, NotFoundError, UnavailableError
-from kelpie.job import JobStatus, UploadBacklog
+from kelpie.job import HeartbeatReply, JobStatus, UploadBacklog
 from kelpie_worker.heartbeat import Heartbeat
+from kelpie_worker.progress_file import Said
 from tests.unit.worker.doubles import MemoryQueue, shell_job
 from tests.waiting import wait_until
 
@@ -134,3 +136,61 @@ def test_it_tells_what_waits_for_its_upload_and_once_that_nothing_does(case: Cas
         assert heartbeat._beat()
         waiting.pop(0)
     assert case.queue.backlogs == [None, UploadBacklog(2, 10, 1.0), UploadBacklog(), None]
+
+
+def test_the_last_word_is_told_though_a_beat_without_it_was_under_way(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [Said(0.0, fraction=0.5)]
+    begun, go_on = threading.Event(), threading.Event()
+
+    class SlowQueue(MemoryQueue):
+        def heartbeat(self, *told: Any) -> HeartbeatReply:
+            if not begun.is_set():
+                begun.set()
+                go_on.wait(30)
+            return super().heartbeat(*told)
+
+    queue = SlowQueue()
+    heartbeat = Heartbeat(
+        queue,
+        shell_job("true", heartbeat_interval=3600),
+        structlog.get_logger(),
+        on_lost=case.lost.append,
+        on_unreachable=case.unreachable.set,
+        progress=lambda: said[0],
+    )
+    tell = heartbeat._beaten.set
+
+    def tell_and_linger() -> None:
+        tell()
+        heartbeat._stopped.wait(0.2)  # whoever is woken goes on first
+
+    monkeypatch.setattr(heartbeat._beaten, "set", tell_and_linger)
+    heartbeat.start()
+    assert begun.wait(30)
+    said[0] = Said(0.0, fraction=1.0)
+    teller = threading.Thread(target=lambda: (heartbeat.tell(30), heartbeat.stop()))
+    teller.start()
+    wait_until(heartbeat._wanted.is_set, "the beat to be wanted")
+    go_on.set()
+    teller.join(30)
+    assert [report.fraction for report in queue.progress] == [0.5, 1.0]
+
+
+def test_nobody_waits_for_a_last_word_that_can_be_told_to_nobody(case: Case) -> None:
+    said = Said(0.0, fraction=1.0)
+    heartbeat = Heartbeat(
+        case.queue,
+        shell_job("true"),
+        structlog.get_logger(),
+        on_lost=case.lost.append,
+        on_unreachable=case.unreachable.set,
+        progress=lambda: said,
+    )
+    case.queue.status = JobStatus.CANCELED
+    assert heartbeat._beat()
+    teller = threading.Thread(target=heartbeat.tell, args=(600,), daemon=True)
+    teller.start()
+    teller.join(30)
+    assert not teller.is_alive()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kelpie_worker.deletion_cost import MAX_DELETION_COST
+from kelpie_worker.deletion_cost import MAX_DELETION_COST, OutOfReachError
 from kelpie_worker.kubernetes import ANNOTATION, PodAnnotation
 from tests.identity import Service, own_certificate, service
 
@@ -58,18 +58,30 @@ def test_the_pod_is_annotated_when_it_matters(cluster: Cluster) -> None:
 def test_the_token_is_read_anew_and_a_refusal_is_no_more_than_that(cluster: Cluster) -> None:
     pod = cluster.pod()
     cluster.api.status = 403
-    assert not pod.set_deletion_cost(1)
+    assert pod.set_deletion_cost(1) is False
     (cluster.account / "token").write_text("renewed")
     cluster.api.status = 200
     assert pod.set_deletion_cost(1)
     assert [one.headers["authorization"] for one in cluster.api.asked] == ["Bearer a.b.c", "Bearer renewed"]
     (cluster.account / "token").unlink()
-    assert not pod.set_deletion_cost(5)
+    with pytest.raises(OutOfReachError):
+        pod.set_deletion_cost(5)
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+def test_a_server_that_cannot_take_it_now_is_worth_another_try(cluster: Cluster, status: int) -> None:
+    pod = cluster.pod()
+    cluster.api.status = status
+    with pytest.raises(OutOfReachError):
+        pod.set_deletion_cost(1)
+    cluster.api.status = 200
+    assert pod.set_deletion_cost(1)
 
 
 def test_a_server_that_the_account_does_not_vouch_for_hears_nothing(cluster: Cluster) -> None:
     own_certificate(cluster.account / "ca.crt")  # another authority of the same name
-    assert not cluster.pod().set_deletion_cost(1)
+    with pytest.raises(OutOfReachError):
+        cluster.pod().set_deletion_cost(1)
     assert cluster.api.asked == []
 
 

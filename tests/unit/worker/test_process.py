@@ -208,3 +208,22 @@ def test_on_exit_is_called_when_the_command_has_ended() -> None:
     command: Any = Command(["true"], {"PATH": os.environ["PATH"]}, on_exit=called.set)
     assert called.wait(30)
     assert command.reap().code == 0
+
+
+@pytest.mark.parametrize("name", ["guard-", "watch-"])
+def test_without_a_thread_to_watch_it_nothing_of_a_command_is_left(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start_thread(thread)
+
+    start_thread = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    me = psutil.Process()
+    before, open_before = set(me.children()), me.num_fds()
+    with pytest.raises(RuntimeError, match="new thread"):
+        start("sleep", "600")
+    assert set(me.children()) == before
+    assert me.num_fds() == open_before

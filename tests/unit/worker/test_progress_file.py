@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 
 from kelpie import report
 from kelpie.progress import MAX_METRICS
+from kelpie_worker import progress_file
 from kelpie_worker.progress_file import MAX_LINE_BYTES, MAX_READ_BYTES, ProgressReader, Said
 
 
@@ -129,6 +131,44 @@ def test_bytes_that_are_no_text_and_files_that_are_none_are_passed_over(case: Ca
             case.path.touch()
 
 
+def test_what_an_earlier_command_left_in_its_place_is_removed(case: Case, tmp_path: Path) -> None:
+    (case.path / "a" / "b").mkdir(parents=True)
+    (case.path / "a" / "file").touch()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    (case.path / "link").symlink_to(kept)
+    case.reader.start()
+    assert case.path.is_file()
+    assert case.add('{"fraction": 0.5}\n').fraction == 0.5
+    case.path.unlink()
+    (case.path / "again").mkdir(parents=True)
+    case.reader.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "file").exists()
+
+
+def test_a_tree_of_any_size_in_its_place_is_in_nobodys_way(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_file, "MAX_REMOVED", 3)
+    for n in range(9):
+        (case.path / str(n)).mkdir(parents=True)
+    case.reader.start()
+    assert case.add('{"fraction": 0.5}\n').fraction == 0.5
+    case.reader.stop()
+    assert not case.path.exists()
+
+
+def test_a_link_that_is_put_in_its_place_is_not_followed(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_file, "_clear", lambda path: path.symlink_to(tmp_path / "elsewhere"))
+    case.reader.start()
+    case.reader._stopped.set()
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_the_number_of_metrics_is_bounded(case: Case) -> None:
     for number in range(MAX_METRICS + 8):
         case.add(f'{{"metrics": {{"m{number}": {number}}}}}\n')
@@ -192,3 +232,30 @@ def test_the_helper_alone_is_enough_for_an_image(case: Case, tmp_path: Path) -> 
     run(HELPED.format(folder=str(tmp_path)), case.path)
     assert case.path.stat().st_size < 10_000
     run(HELPED.format(folder=str(tmp_path)), tmp_path / "missing" / "file")  # no reason to end a job
+
+
+INTERRUPTED = """
+import json, signal, sys; sys.path.insert(0, {folder!r})
+import report
+dumps = json.dumps
+def interrupted(told):
+    line = dumps(told)
+    if "handled" not in told.get("metrics", {{}}):
+        signal.raise_signal(signal.SIGTERM)
+    return line
+json.dumps = interrupted
+signal.signal(signal.SIGTERM, lambda *_: report.report(2, checkpoint=True, handled=1))
+report.report(1, checkpoint=True, loss=0.5)
+signal.raise_signal(signal.SIGKILL)
+"""
+
+
+def test_a_signal_handler_may_report_in_the_middle_of_a_report(case: Case, tmp_path: Path) -> None:
+    shutil.copy(report.__file__, tmp_path / "report.py")
+    with pytest.raises(subprocess.CalledProcessError):  # it dies at once: nothing is left to its exit
+        run(INTERRUPTED.format(folder=str(tmp_path)), case.path)
+    told = [json.loads(line) for line in case.path.read_text().splitlines()]
+    assert told == [
+        {"step": 1, "metrics": {"loss": 0.5}, "checkpoint": True},
+        {"step": 2, "metrics": {"handled": 1}, "checkpoint": True},
+    ]

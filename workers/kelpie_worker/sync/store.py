@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
@@ -417,7 +417,8 @@ class Store:
         clock. Should one be another job's, that begins it anew, as after any loss."""
         try:
             answer = self._clients().list_multipart_uploads(Bucket=bucket, Prefix=key)
-            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+            told = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+            now = _in_utc(parsedate_to_datetime(told))
         except Exception as error:
             if error_status(error) is None and not isinstance(error, ValueError):
                 raise  # out of reach: that is the next try's business
@@ -426,7 +427,11 @@ class Store:
             )
             return
         for each in answer.get("Uploads", ()):
-            if each["Key"] == key and (now - each["Initiated"]).total_seconds() <= age_s + ROUNDED_S:
+            begun = each.get("Initiated")
+            if each.get("Key") != key or begun is None:
+                continue
+            if (now - _in_utc(begun)).total_seconds() <= age_s + ROUNDED_S:
+                self._gate.confirm()  # else it may be the upload of the job's next attempt
                 log.info("an upload whose answer was lost is aborted", bucket=bucket, key=key)
                 self.abort(bucket, key, each["UploadId"])
 
@@ -487,6 +492,11 @@ def _remote_head(answer: Any) -> RemoteHead:
         encrypted=answer.get("ServerSideEncryption", "AES256") != "AES256"
         or "SSECustomerAlgorithm" in answer,
     )
+
+
+def _in_utc(told: datetime) -> datetime:
+    """S3 tells its times in UTC, with or without saying so."""
+    return told.replace(tzinfo=UTC) if told.tzinfo is None else told
 
 
 def _url(bucket: str, key: str) -> str:
