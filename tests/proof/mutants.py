@@ -121,7 +121,7 @@ class Judge:
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "tests.proof.mutated"),
-                    *("-p", "no:cacheprovider", "-k", "not fakeredis", "tests/unit/store"),
+                    *("-p", "no:cacheprovider", "-k", "not fakeredis", *_tests_for(script)),
                 ],
                 cwd=ROOT,
                 env=os.environ | {"KELPIE_MUTANT": file.name},
@@ -132,6 +132,12 @@ class Judge:
             )
         failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return ("tests", failed[0].split(" - ")[0]) if done.returncode == 1 else ("survived", "")
+
+
+def _tests_for(script: str) -> list[str]:
+    """The files of the store's tests, those first that speak of the script: one failure is enough."""
+    files = sorted((ROOT / "tests" / "unit" / "store").glob("test_*.py"))
+    return [str(file) for file in sorted(files, key=lambda file: script not in file.read_text())]
 
 
 @contextmanager
