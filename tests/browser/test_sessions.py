@@ -70,7 +70,8 @@ def test_a_session_that_expires_leads_to_the_log_in_and_back(
     # Who clicks is asked to log in; who waits is, too, because the page follows what happens.
     with suppress(PlaywrightError):
         page.get_by_role("button", name="Cancel").click(timeout=2000)
-    expect(page.get_by_label("API key")).to_be_visible()
+    asked = page.get_by_label("API key").or_(page.get_by_role("heading", name="Please log in"))
+    expect(asked).to_be_visible()
     assert api.job(job["id"])["status"] == "pending"
     user.go(f"/jobs/{job['id']}")
     page.get_by_label("API key").fill(api.key)

@@ -260,6 +260,7 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
     "fewer or more jobs per call, and as many calls as it takes": (
         ("clear", "if count == 0 then", "if true then"),
         ("purge_queue", "count = count + 1", "count = count + 2"),
+        ("purge_queue", "count = count + 1", "count = count - 1"),
         (
             "purge_queue",
             "local ids = redis.call('ZRANGEBYSCORE', index_key(status), '-inf', last, 'LIMIT', 0, limit - count)",
