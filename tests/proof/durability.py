@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +31,7 @@ from kelpie.job import Holder, JobStatus, Outcome
 from kelpie.store import Filter, Store
 from kelpie.store.connection import make_client
 from tests.factories import GROUP, spec
+from tests.proof import preload
 from tests.waiting import wait_until
 
 USER = "11111111-1111-4111-8111-111111111111"
@@ -41,20 +40,6 @@ BATCH = 3
 SOURCE = Path(__file__).with_name("powercut.c")
 
 Fsync = Literal["always", "everysec", "no"]
-
-
-def build_shim(directory: Path) -> Path:
-    """The preloaded library. FileNotFoundError without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise FileNotFoundError("no C compiler: install gcc (apt-get install gcc libc6-dev)")
-    library = directory / "powercut.so"
-    subprocess.run(
-        [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"],
-        check=True,
-        capture_output=True,
-    )
-    return library
 
 
 class Broker(ValkeyServer):
@@ -205,7 +190,7 @@ def run(
 ) -> Losses:
     """So many deaths, and what they cost. Stops at the first that costs something."""
     draw, said, losses = random.Random(seed), Acknowledged(), Losses()
-    shim = build_shim(directory) if power_cut else None
+    shim = preload.build(SOURCE, directory) if power_cut else None
     with Broker(directory / "valkey", appendfsync, shim, lie=lie, volatile=volatile) as broker:
         for _ in range(rounds):
             losses.unsynced_bytes += one_round(broker, said, draw, power_cut=power_cut)

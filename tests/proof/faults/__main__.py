@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.proof import preload
 from tests.proof.faults import disk, shim
 from tests.proof.faults.run import run_seed
 from tests.proof.faults.schedule import Kind
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     jobs = attempts = violations = uploads = 0
     with tempfile.TemporaryDirectory(prefix="kelpie-faults-") as text, Servers(Path(text)) as servers:
         directory = Path(text)
-        library = shim.build(directory)
+        library = preload.build(shim.SOURCE, directory)
         for seed in seeds:
             report = run_seed(
                 seed,

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import mmap
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("machine.c")
 _FORMAT = "<3q"
-
-
-def build(directory: Path) -> Path:
-    """The library. FileNotFoundError without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise FileNotFoundError("no C compiler: install gcc (apt-get install gcc libc6-dev)")
-    library = directory / "machine.so"
-    subprocess.run(
-        [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"],
-        check=True,
-        capture_output=True,
-    )
-    return library
 
 
 class Steering:
