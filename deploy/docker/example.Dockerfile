@@ -15,11 +15,11 @@ RUN python3 -m venv /opt/kelpie/venv \
     && /opt/kelpie/venv/bin/pip install --no-cache-dir --require-hashes -r /opt/kelpie/dist/worker.lock \
     && /opt/kelpie/venv/bin/pip install --no-cache-dir --no-deps --no-index /opt/kelpie/dist/*.whl \
     && ln -s /opt/kelpie/venv/bin/kelpie /usr/local/bin/kelpie \
-    && install -d -m 1777 /work
+    && install -d -m 1777 /var/lib/kelpie
 # A name that the image has, or a number: jobs need no root.
 USER 10001:10001
-WORKDIR /work
+WORKDIR /var/lib/kelpie
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["test", "-s", "/work/kelpie-state.json"]
+    CMD ["test", "-s", "/var/lib/kelpie/kelpie-state.json"]
 # As process 1 the worker reaps what commands leave behind.
 ENTRYPOINT ["kelpie", "worker"]

@@ -1,7 +1,7 @@
 # A node: the worker alone, beside whatever your jobs run. As it is, jobs find a shell, Python and coreutils.
 #
 #   docker build -f deploy/docker/worker.Dockerfile -t kelpie-worker .
-#   docker run --read-only --tmpfs /tmp -v work:/work -e KELPIE_API_URL=… -e KELPIE_API_KEY_FILE=… kelpie-worker
+#   docker run --read-only --tmpfs /tmp -v node:/var/lib/kelpie -e KELPIE_API_URL=… -e KELPIE_API_KEY_FILE=… kelpie-worker
 #
 # To put the worker into an image of your own see example.Dockerfile.
 ARG BASE=docker.io/library/debian:12.12-slim
@@ -33,16 +33,16 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log \
-    && useradd --uid 10001 --no-create-home --home-dir /work --shell /usr/sbin/nologin kelpie \
-    && install -d -o kelpie -g kelpie /work \
+    && useradd --uid 10001 --no-create-home --home-dir /var/lib/kelpie --shell /usr/sbin/nologin kelpie \
+    && install -d -o kelpie -g kelpie /var/lib/kelpie \
     && ln -s /opt/kelpie/bin/kelpie /usr/local/bin/kelpie
 COPY --from=build /opt/kelpie /opt/kelpie
 # The worker's own Python packages are not on PATH: `python` means your jobs' Python.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
-WORKDIR /work
-VOLUME /work
+WORKDIR /var/lib/kelpie
+VOLUME /var/lib/kelpie
 # The worker writes its state file when it begins to lease, and goes on writing it.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["test", "-s", "/work/kelpie-state.json"]
+    CMD ["test", "-s", "/var/lib/kelpie/kelpie-state.json"]
 ENTRYPOINT ["/usr/bin/tini", "--", "kelpie", "worker"]

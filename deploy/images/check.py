@@ -2,7 +2,7 @@
 
 buildah (chroot isolation, no daemon) builds the Dockerfiles on a Debian that debootstrap makes, given as
 their ``BASE``. What comes out is then run as a container runtime would with ``--read-only --user 10001``: its
-root mounted read-only, /tmp (and a node's /work) writable, no privilege left, no new one to be had. The API,
+root mounted read-only, /tmp (and a node's folder) writable, no privilege left, no new one to be had. The API,
 the platform and a node run so; Valkey and S3 are those of `kelpie up`.
 
 Needs root, buildah, debootstrap, util-linux, and Debian's and Python's package archives. Takes some minutes.
@@ -46,14 +46,14 @@ for device in null zero random urandom; do
   [ -e "$1/dev/$device" ] || : > "$1/dev/$device"; mount --bind "/dev/$device" "$1/dev/$device"
 done
 mount --bind "$2" "$1/tmp"
-[ -z "$3" ] || mount --bind "$3" "$1/work"
+[ -z "$3" ] || mount --bind "$3" "$1/var/lib/kelpie"
 mount -o remount,bind,ro "$1"
 root=$1 home=$4; shift 4
 exec /usr/sbin/chroot "$root" /usr/bin/setpriv --reuid 10001 --regid 10001 --clear-groups \\
   --bounding-set -all \\
   --no-new-privs --inh-caps -all /bin/sh -c 'cd "$0" && exec "$@"' "$home" "$@"
 """
-"""What a runtime does. Arguments: the root, folders for /tmp and (or nothing) /work, where to start, argv."""
+"""What a runtime does. Arguments: the root, a folder for /tmp, one for the node or none, where to start, argv."""
 
 
 class Images:
@@ -163,7 +163,7 @@ class Contained:
         for folder in (self.scratch, work):
             if folder is not None:
                 os.chown(folder, UID, UID)
-        home = "/work" if work else "/tmp"  # noqa: S108 - inside the container
+        home = "/var/lib/kelpie" if work else "/tmp"  # noqa: S108 - inside the container
         places = [str(root), str(self.scratch), str(work or ""), home]
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         self.log = self.scratch.with_suffix(".log")
