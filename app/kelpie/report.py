@@ -100,7 +100,7 @@ def _write() -> None:
     if _pending and path:
         with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to end a job
             too_long = os.path.exists(path) and os.path.getsize(path) > MAX_FILE_BYTES  # noqa: PTH110, PTH202  (as small as can be)
-            with open(path, "w" if too_long else "a", encoding="utf-8") as file:  # noqa: PTH123
+            with open(path, "w" if too_long else "a", encoding="utf-8") as file:  # noqa: PTH123  (likewise)
                 file.write(json.dumps(_pending) + "\n")
     _pending.clear()
     _written = time.monotonic()

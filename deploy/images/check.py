@@ -53,7 +53,7 @@ exec /usr/sbin/chroot "$root" /usr/bin/setpriv --reuid 10001 --regid 10001 --cle
   --bounding-set -all \\
   --no-new-privs --inh-caps -all /bin/sh -c 'cd "$0" && exec "$@"' "$home" "$@"
 """
-"""What a runtime does. Arguments: the root, a folder for /tmp, one for the node or none, where to start, argv."""
+"""What a runtime does. Arguments: the root, a folder for /tmp, one for the node or none, its home, argv."""
 
 
 class Images:

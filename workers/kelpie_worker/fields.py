@@ -151,12 +151,12 @@ def read(cls: type[T], environ: Mapping[str, str], overrides: Mapping[str, str |
     """The settings of an environment; ``overrides`` are texts by field name. StartupError: all bad values."""
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for each in fields(cls):  # type: ignore[arg-type]  # every caller gives a dataclass
+    for each in fields(cls):  # type: ignore[arg-type]  # a class  # every caller gives a dataclass
         if not each.metadata and each.default is not MISSING:  # what no environment says
             continue
         if not each.metadata:  # settings of a part, a dataclass of their own
             try:
-                values[each.name] = read(each.default_factory, environ)  # type: ignore[arg-type]
+                values[each.name] = read(each.default_factory, environ)  # type: ignore[arg-type]  # a class
             except StartupError as error:
                 problems.append(str(error))
             continue

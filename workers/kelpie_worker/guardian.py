@@ -234,7 +234,7 @@ def _become(order: dict[str, Any], failed: int, guardian: int) -> NoReturn:
 
 def _join(group: str) -> None:
     try:
-        with open(group, "w", encoding="ascii") as file:  # noqa: PTH123
+        with open(group, "w", encoding="ascii") as file:  # noqa: PTH123  (without pathlib: see above)
             file.write("0")
     except OSError as error:
         raise ValueError(f"its memory cannot be limited ({error.strerror})") from None
@@ -244,12 +244,12 @@ def _prefer_for_oom() -> None:
     """When memory ends the command goes before the worker, which can tell what happened."""
     with contextlib.suppress(OSError, ValueError):
         score = int(_read("/proc/self/oom_score_adj"))
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123  (without pathlib: see above)
             file.write(str(min(1000, score + _OOM_SCORE_STEP)))
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  (without pathlib: see above)
         return file.read()
 
 

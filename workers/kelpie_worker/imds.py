@@ -27,7 +27,7 @@ class Provider(Protocol):
 class NobodyToAsk:
     """The provider of a slot: its supervisor hears by an exit code what it wants, and asks."""
 
-    def reallocate(self, reason: str) -> bool:  # noqa: ARG002
+    def reallocate(self, reason: str) -> bool:  # noqa: ARG002 -- the interface's
         """Nobody is there."""
         return False
 

@@ -68,7 +68,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         ),
     )
     if settings.trusted_proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0)  # type: ignore[method-assign]
+        behind_proxies = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0)
+        app.wsgi_app = behind_proxies  # type: ignore[method-assign]  # Flask's own way to add middleware
     meter.register(app)
     errors.register(app)
     cors.register(app, settings.cors_origins)

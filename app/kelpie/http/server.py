@@ -208,7 +208,7 @@ def _tls(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLCon
     context = make_default()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     wrap_later = functools.partial(context.wrap_socket, do_handshake_on_connect=False)
-    context.wrap_socket = wrap_later  # type: ignore[method-assign]
+    context.wrap_socket = wrap_later  # type: ignore[method-assign]  # gevent passes no such argument
     return context
 
 

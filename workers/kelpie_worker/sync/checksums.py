@@ -67,7 +67,7 @@ def mismatch(path: str, head: RemoteHead, received: Received, check: Callable[[]
 
     The file is read again only when what arrived was cut otherwise than the checksum's parts.
     """
-    size = os.stat(path).st_size  # noqa: PTH116
+    size = os.stat(path).st_size  # noqa: PTH116  (a plain string, for every file)
     if size != head.size:
         return f"{size} bytes arrived, the object has {head.size}"
     if stored := head.metadata.get("kelpie-crc32"):

@@ -53,7 +53,7 @@ class Progress(Protocol):
 class _Unconditional(Conditions):
     """Nobody else is expected to write what a user copies: the last writer wins."""
 
-    def wanted(self, bucket: str) -> bool:  # noqa: ARG002
+    def wanted(self, bucket: str) -> bool:  # noqa: ARG002 -- the interface's
         """Never."""
         return False
 

@@ -126,11 +126,11 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
                 context.fence.admit(file.bucket, remote.key, head)
                 if file.unzip:
                     yield Batch([partial(_unzip, context, file, head, Path(arriving), Path(ready))], 1)
-                    os.unlink(arriving)  # noqa: PTH108
+                    os.unlink(arriving)  # noqa: PTH108  (a plain string, for every file)
                 mtime_ns = _mtime_ns(head, remote)
                 os.utime(ready, ns=(mtime_ns, mtime_ns))
                 context.gate.check()
-                os.replace(ready, f"{folder}/{file.target.name}")  # noqa: PTH105
+                os.replace(ready, f"{folder}/{file.target.name}")  # noqa: PTH105  (a plain string, for every file)
             except BaseException:
                 for left in {arriving, ready}:
                     Path(left).unlink(missing_ok=True)
@@ -185,7 +185,7 @@ def _create(path: str) -> int:
     try:
         return os.open(path, flags, 0o666)
     except FileExistsError:
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)  # noqa: PTH108  (a plain string, for every file)
         return os.open(path, flags, 0o666)
 
 
@@ -238,4 +238,4 @@ def _mtime_ns(head: RemoteHead, remote: RemoteFile) -> int:
 
 
 def _done(file: PlannedFile) -> Downloaded:
-    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(os.stat(file.target)))  # noqa: PTH116
+    return Downloaded(file.bucket, file.remote.key, file.target, Snapshot.of(os.stat(file.target)))  # noqa: PTH116  (a plain string, for every file)

@@ -185,7 +185,7 @@ class Tree:
             if error.errno == errno.ELOOP:
                 return None
             raise
-        if os.readlink(f"/proc/self/fd/{reached}").startswith(root.rstrip("/") + "/"):  # noqa: PTH115
+        if os.readlink(f"/proc/self/fd/{reached}").startswith(root.rstrip("/") + "/"):  # noqa: PTH115  (a plain string, for every file)
             return reached
         os.close(reached)
         return None
