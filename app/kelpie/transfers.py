@@ -47,8 +47,9 @@ class EntryTransfers:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> EntryTransfers:
-        """The reverse of :meth:`to_wire`."""
-        return cls(**{**wire, "state": TransferState(wire.get("state", TransferState.WAITING))})
+        """The reverse of :meth:`to_wire`; what a later version says besides is passed over."""
+        known = {one.name: wire[one.name] for one in fields(cls) if one.name in wire}
+        return cls(**known | {"state": TransferState(wire.get("state", TransferState.WAITING))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,7 @@ class Transfers:
         def entry(told: Mapping[str, Any]) -> EntryTransfers:
             last = from_iso(told["last"])
             age_s = None if last is None else (updated - last) / 1000
-            figures = {name: value for name, value in told.items() if name != "last"}
-            return EntryTransfers.from_wire(figures | {"last_age_s": age_s})
+            return EntryTransfers.from_wire({**told, "last_age_s": age_s})
 
         entries = (tuple(map(entry, wire[phase])) for phase in PHASES)
         return cls(wire["attempt"], updated, TransferReport(*entries))

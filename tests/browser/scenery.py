@@ -71,7 +71,11 @@ def paint(user: ApiUser) -> Scenery:
     report(user, lease(user, group, "node-a"), "failed", exit_code=137, reason="killed by SIGKILL")
     report(user, lease(user, group, "node-b"), "released")
     progress = {"fraction": 0.4, "step": 36_000, "total": 90_000, "metrics": {"energy": -1.52}}
-    report(user, lease(user, group, "node-c"), "heartbeat", progress=progress)
+    transfers = {
+        "before": [{"state": "done", "files": 12, "bytes": 3_400_000_000, "unchanged": 3, "last_age_s": 900}],
+        "during": [{"state": "moving", "files": 36, "bytes": 7_600_000, "waiting_files": 1, "failures": 1}],
+    }
+    report(user, lease(user, group, "node-c"), "heartbeat", progress=progress, transfers=transfers)
     pending = submit(
         arguments=["relax.py", "--seed", "7"], labels=labels, webhook="http://127.0.0.1:9/hook?t=secret"
     )

@@ -198,6 +198,7 @@ KEYS_OF_A_JOB: Rows = {
     "machine_id": (SUBMITTED, WORK),
     "attempt": (SUBMITTED, WORK),
     "attempts": ("test_expand_adds_the_attempts_oldest_first",),
+    "transfers": ("test_expand_adds_what_nodes_say_they_have_moved",),
     "upload_backlog": ("test_what_a_node_has_to_upload_is_told_with_its_heartbeats",),
     "progress": ("test_what_a_command_says_of_its_progress_is_told_with_heartbeats",),
     "waiting_for": (SUBMITTED, "test_a_job_says_what_it_waits_for"),

@@ -587,6 +587,21 @@ def test_what_a_command_says_of_its_progress_is_told_with_heartbeats(api: ApiUse
     assert told == told | said | {"attempt": 1, "checkpoint": None}
 
 
+def test_expand_adds_what_nodes_say_they_have_moved(api: ApiUser, group: str) -> None:
+    job = leased(api, group)
+    path = f"/jobs/{job['id']}?expand=transfers"
+    assert api.ok("GET", path)["transfers"] is None
+    said = {"during": [{"state": "moving", "files": 2, "bytes": 90, "waiting_files": 1, "last_age_s": 1.5}]}
+    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, transfers=said))
+    told = api.ok("GET", path)["transfers"]
+    replies.TransfersReply.model_validate(told)
+    assert (told["attempt"], told["before"], told["after"]) == (1, [], [])
+    assert told["during"][0] == told["during"][0] | {"state": "moving", "files": 2, "unchanged": 0}
+    wrong = report(group, transfers={"during": [{"files": -1}]})
+    refused(api.request("POST", f"/jobs/{job['id']}/heartbeat", json=wrong), 400)
+    assert "transfers" not in api.ok("GET", f"/jobs/{job['id']}")
+
+
 def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
     job = leased(api, group, heartbeat_interval=1)
     path = f"/jobs/{job['id']}"

@@ -291,9 +291,7 @@ class Attempt:
 
     def _release(self) -> None:
         """Hand the job back. Worth telling only while nobody else can have been given it."""
-        self._report(
-            lambda: self._queue.released(self.job), until=lambda: self._heartbeat.remaining_s <= 0
-        )
+        self._report(lambda: self._queue.released(self.job), until=lambda: self._heartbeat.remaining_s <= 0)
         self._log.info("job released")
         self._file.job_left(self.job.id)
         self._end(State.DONE)

@@ -31,7 +31,7 @@ class Heartbeat:
     ``on_unreachable()`` is called at every vain try beyond the end of the lease: the queue may by now have
     given the job away, nobody can say. Both are called from any thread; the beats go on after
     ``on_unreachable``. ``backlog`` says what of the job waits for its upload, ``progress`` what its command
-    has said, ``transfers`` what was moved; the beats tell it to the queue, the last two when they have changed.
+    has said, ``transfers`` what was moved; the beats tell it to the queue, the last two when they changed.
     """
 
     def __init__(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
+
+from redis.exceptions import OutOfMemoryError
 
 from kelpie.errors import InvalidInputError, LeaseLostError
 from kelpie.job import (
@@ -19,6 +22,7 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
+from kelpie.store import transfers as moves
 from kelpie.store import uploads
 from kelpie.store.access import job_of
 from kelpie.store.codec import encode_details
@@ -27,6 +31,7 @@ from kelpie.store.drains import Drains
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Argument
+from kelpie.transfers import TransferReport, Transfers
 
 REAP_LIMIT = 50
 """Expired leases that one call of reap puts back, at most."""
@@ -67,11 +72,13 @@ class Leases(Drains):
         user_id: str | None = None,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        transfers: TransferReport | None = None,
+        days: float = moves.DEFAULT_DAYS,
     ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
-        ``backlog`` is what the holder has to upload, ``progress`` what the command says; None leaves what was
-        said before. Raises NotFoundError.
+        ``backlog`` is what the holder has to upload, ``progress`` what the command says, ``transfers`` what
+        was moved, which is kept for so many ``days``; None leaves what was said before. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
         status, reason, expires = self._about(
@@ -81,9 +88,12 @@ class Leases(Drains):
             **credentials(holder),
             progress="" if progress is None else progress.encode(),
         )
-        if backlog is not None and expires:
-            with translated():
-                uploads.note(self.redis, place.keys, job_id, backlog)
+        if expires:
+            with translated(), suppress(OutOfMemoryError):  # that costs a figure for people, and no lease
+                if backlog is not None:
+                    uploads.note(self.redis, place.keys, job_id, backlog)
+                if transfers is not None:
+                    moves.note(self.redis, place.keys, job_id, transfers, days)
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,
@@ -99,6 +109,15 @@ class Leases(Drains):
         place = self._place_of(job_id, user_id)
         with translated():
             return uploads.of_job(self.redis, place.keys, job_id)
+
+    def transfers(self, job_id: str, *, user_id: str | None = None) -> Transfers | None:
+        """What was moved for the entries of the job, by the last word of a node; None: none said anything.
+
+        Raises NotFoundError.
+        """
+        place = self._place_of(job_id, user_id)
+        with translated():
+            return moves.of_job(self.redis, place.keys, job_id)
 
     def finish(
         self,

@@ -14,6 +14,7 @@ import pytest
 
 from kelpie.cli import COMMANDS, exit_codes
 from kelpie.cli.options import seconds_of
+from kelpie.transfers import EntryTransfers, TransferReport, Transfers, TransferState
 from tests.unit.cli.conftest import JOB_ID, Said, Scripted, job_wire
 
 Run = Callable[..., Said]
@@ -350,6 +351,20 @@ def test_job_shows_the_attempts(kelpie: Run, server: Scripted) -> None:
     assert [one["outcome"] for one in shown["attempts"]] == ["app_failed", None]
 
 
+def test_job_shows_what_was_moved_for_each_entry(kelpie: Run, server: Scripted) -> None:
+    entry = {"bucket": "b", "prefix": "in/", "local_path": "/in", "direction": "download"}
+    moved = EntryTransfers(TransferState.MOVING, files=1200, bytes=5_000_000, unchanged=3, waiting_files=7)
+    told = Transfers(1, 1_800_000_000_000, TransferReport(before=(moved, moved, moved)))  # more than entries
+    wire = job_wire(sync={"before": [entry, entry]}, attempts=[], transfers=told.to_wire())
+    server.answer(200, wire)
+    lines = kelpie("job", JOB_ID).out.splitlines()
+    assert sum("moving: 1,200 files, 4.8 MiB, 3 already there, 7 to go" in line for line in lines) == 2
+    assert json.loads(kelpie("job", JOB_ID, "--json").out)["transfers"] == told.to_wire()
+    assert server.requests[-1].path == f"/jobs/{JOB_ID}?expand=transfers"
+    server.answers[:] = [(200, job_wire(sync={"before": [entry]}, attempts=[]), {})]  # an older node or API
+    assert "files" not in kelpie("job", JOB_ID).out
+
+
 def test_job_shows_the_last_words_of_the_attempt_that_failed_last(kelpie: Run, server: Scripted) -> None:
     attempt = {"machine_id": "n", "start": "2026-11-24T00:00:00.000Z", "outcome": "app_failed"}
     words = [f"first line of {number}\n{ESCAPE}second" for number in (1, 2)]
@@ -609,7 +624,8 @@ def test_the_client_imports_no_more_of_kelpie_than_it_needs() -> None:
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name for name in said.stdout.split() if name.partition(".")[0].startswith("kelpie")}
     others = {name for name in loaded if not name.startswith("kelpie.client")}
-    assert others == {"kelpie", "kelpie.errors", "kelpie.job", "kelpie.report", "kelpie.scaling"}
+    plain = {"errors", "job", "report", "scaling", "transfers"}
+    assert others == {"kelpie", *(f"kelpie.{name}" for name in plain)}
 
 
 def test_jobs_and_job_show_progress_as_text(kelpie: Run, server: Scripted) -> None:

@@ -38,7 +38,7 @@ class EntryCount:
             self._unchanged += 1
 
     def moving(self, planned: int | None = None) -> Moving:
-        """One file begins to be moved; ``planned`` is what `plan` was told of it, None if that was nothing."""
+        """One file begins to be moved; ``planned`` is what `plan` was told of it, None if nothing."""
         return Moving(self, planned)
 
     @property
@@ -87,7 +87,7 @@ class EntryCount:
 
 
 class Moving:
-    """One file on its way: a context manager. Its bytes count as they arrive, and not at all when it fails."""
+    """One file on its way: a context manager. Its bytes count as they arrive, and not when it fails."""
 
     __slots__ = ("_count", "arrived", "planned", "unchanged")
 
@@ -115,5 +115,5 @@ class Moving:
 
 
 def _is_failure(error: BaseException) -> bool:
-    """Whether the transfer itself failed; a file that vanished or changed, or a lease that is lost, did not."""
+    """Whether the transfer itself failed, rather than that its file changed or its lease was lost."""
     return isinstance(error, SyncError | OSError) and not isinstance(error, FileNotFoundError)
