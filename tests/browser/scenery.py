@@ -73,8 +73,9 @@ def paint(user: ApiUser) -> Scenery:
     progress = {"fraction": 0.4, "step": 36_000, "total": 90_000, "metrics": {"energy": -1.52}}
     transfers = {
         "before": [{"state": "done", "files": 12, "bytes": 3_400_000_000, "unchanged": 3, "last_age_s": 900}],
-        "during": [{"state": "moving", "files": 36, "bytes": 7_600_000, "waiting_files": 1, "failures": 1}],
+        "during": [{"state": "moving", "files": 36, "bytes": 7_600_000, "last_age_s": 20}],
     }
+    transfers["during"][0] |= {"waiting_files": 1, "waiting_bytes": 210_000, "failures": 1}
     report(user, lease(user, group, "node-c"), "heartbeat", progress=progress, transfers=transfers)
     pending = submit(
         arguments=["relax.py", "--seed", "7"], labels=labels, webhook="http://127.0.0.1:9/hook?t=secret"

@@ -92,13 +92,13 @@ def test_the_data_of_a_job_is_counted_before_ones_eyes(
         expect(after).to_contain_text("out<b>")
         expect(data.get_by_role("columnheader", name="State")).to_have_count(0)
         fleet.node()
-        expect(before).to_contain_text("done 2 files, 3 kB 0 files 0 files, 0 B")
-        expect(during).to_contain_text("watching 1 files, 500 B")
+        expect(before).to_contain_text("done 2 files, 3 kB – – ")
+        expect(during).to_contain_text("watching 1 file, 500 B")
         expect(after).to_contain_text("not begun 0 files")
         (tmp_path / "go-on").touch()
         expect(page.locator("#status")).to_have_text("completed")
         expect(after).to_contain_text("done 2 files, 3 kB")
-        expect(during).to_contain_text("done 1 files, 500 B")
+        expect(during).to_contain_text("done 1 file, 500 B")
         expect(page.locator("#data")).to_contain_text("Told by the node of attempt 1, at")
 
 
