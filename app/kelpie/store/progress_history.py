@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import cast
 
@@ -64,10 +65,8 @@ def note(client: redis.Redis, keys: QueueKeys, job_id: str, *, days: float) -> N
             writing.rpop(key)
         writing.rpush(key, _encoded(point))
     writing.pexpire(key, int(days * _DAY_MS))
-    try:
+    with suppress(OutOfMemoryError):
         writing.execute()
-    except OutOfMemoryError:
-        return
 
 
 def of_job(client: redis.Redis, keys: QueueKeys, job_id: str) -> list[ProgressPoint]:
