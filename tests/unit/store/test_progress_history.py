@@ -7,9 +7,8 @@ from itertools import pairwise
 import pytest
 
 from kelpie.errors import NotFoundError
-from kelpie.job import Holder, JobStatus, Lease, Outcome
+from kelpie.job import Holder, Lease, Outcome
 from kelpie.progress import MAX_METRIC_NAME_CHARS, MAX_METRICS, ProgressPoint, ProgressReport
-from kelpie.store import Store
 from kelpie.store.progress_history import (
     EVEN_POINTS,
     MAX_CHANGES,
@@ -18,8 +17,7 @@ from kelpie.store.progress_history import (
     stays,
     thinned,
 )
-from tests.factories import GROUP, spec
-from tests.unit.store.conftest import USER, StoreUnderTest, holder_of
+from tests.unit.store.conftest import StoreUnderTest, holder_of
 
 BEAT_MS = 10_000
 DAY_MS = 86_400_000
@@ -118,16 +116,6 @@ def test_a_clock_that_goes_back_breaks_no_order(sut: StoreUnderTest, lease: Leas
     times = [point.time for point in history(sut, lease)]
     assert times == sorted(times)
     assert len(times) == 4
-
-
-def test_a_lease_does_not_suffer_when_there_is_no_memory_for_it(real_store: Store) -> None:
-    (job,) = real_store.submit(USER, [spec()])
-    lease = real_store.lease(USER, GROUP, "node-1", "request-00000001")
-    assert lease is not None
-    real_store.redis.config_set("maxmemory", 1)
-    reply = real_store.heartbeat(job.id, holder_of(lease), progress=ProgressReport(0.5))
-    assert reply.status is JobStatus.RUNNING
-    assert real_store.progress_history(job.id) == []
 
 
 def kept_of(beats: list[ProgressPoint]) -> tuple[list[ProgressPoint], int]:
