@@ -77,6 +77,7 @@ def get(job_id: str, query: JobQuery) -> Answer:
     """One job; with `expand=attempts` also every attempt at it, oldest first.
 
     With `expand=transfers` what was moved for each entry of its `sync`; null when no node has told it.
+    With `expand=progress_history` how its progress and its metrics were over time.
     """
     store = services().store
     job = store.get(job_id, user_id=scope())
@@ -93,6 +94,9 @@ def get(job_id: str, query: JobQuery) -> Answer:
     elif query.expand == "transfers":
         moved = store.transfers(job_id, user_id=scope())
         wire["transfers"] = None if moved is None else moved.to_wire()
+    elif query.expand == "progress_history":
+        history = store.progress_history(job_id, user_id=scope())
+        wire["progress_history"] = [point.to_wire() for point in history]
     return wire
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from contextlib import suppress
-
-from redis.exceptions import OutOfMemoryError
 
 from kelpie.errors import InvalidInputError, LeaseLostError
 from kelpie.job import (
@@ -22,8 +19,8 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
+from kelpie.store import progress_history, uploads
 from kelpie.store import transfers as moves
-from kelpie.store import uploads
 from kelpie.store.access import job_of
 from kelpie.store.codec import encode_details
 from kelpie.store.connection import translated
@@ -73,12 +70,13 @@ class Leases(Drains):
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
         transfers: TransferReport | None = None,
-        days: float = moves.DEFAULT_DAYS,
+        days: float = progress_history.DEFAULT_DAYS,
     ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
         ``backlog`` is what the holder has to upload, ``progress`` what the command says, ``transfers`` what
-        was moved, which is kept for so many ``days``; None leaves what was said before. Raises NotFoundError.
+        was moved; None leaves what was said before. How progress was over time, and what was moved, is kept
+        for so many ``days`` after the last word. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
         status, reason, expires = self._about(
@@ -88,12 +86,15 @@ class Leases(Drains):
             **credentials(holder),
             progress="" if progress is None else progress.encode(),
         )
-        if expires:
-            with translated(), suppress(OutOfMemoryError):  # that costs a figure for people, and no lease
-                if backlog is not None:
-                    uploads.note(self.redis, place.keys, job_id, backlog)
-                if transfers is not None:
-                    moves.note(self.redis, place.keys, job_id, transfers, days)
+        if backlog is not None and expires:
+            with translated():
+                uploads.note(self.redis, place.keys, job_id, backlog)
+        if progress is not None and expires:
+            with translated():
+                progress_history.note(self.redis, place.keys, job_id, days=days)
+        if transfers is not None and expires:
+            with translated():
+                moves.note(self.redis, place.keys, job_id, transfers, days=days)
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,

@@ -7,7 +7,7 @@ import pytest
 from kelpie.errors import NotFoundError
 from kelpie.job import Holder, Outcome
 from kelpie.store.clock import wall_ms
-from kelpie.store.transfers import DEFAULT_DAYS
+from kelpie.store.progress_history import DEFAULT_DAYS
 from kelpie.transfers import EntryTransfers, TransferReport, Transfers, TransferState
 from tests.unit.store.conftest import OTHER_USER, StoreUnderTest, holder_of
 

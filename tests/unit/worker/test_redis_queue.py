@@ -51,6 +51,7 @@ def test_a_job_is_leased_kept_alive_and_completed(cluster: Cluster) -> None:
     told = cluster.store.transfers(job.id)
     assert told is not None
     assert told.report == moved
+    assert [point.fraction for point in cluster.store.progress_history(job.id)] == [0.5]
     line = LogLine(LogStream.STDERR, 7, "hello")
     node.log(leased, LogBatch(1, (line,)))
     assert [kept for _, kept in cluster.store.log(job.id).lines] == [line]
