@@ -104,7 +104,7 @@ class ApiSettings(BaseSettings):
         gt=0,
         le=3660,
         description="How long a job's output is kept after its last line, and how its progress was over time "
-        "after the last word on it, in days.",
+        "and what was moved for it after the last word on them, in days.",
     )
     tls_cert_file: FilePath | None = Field(
         default=None,

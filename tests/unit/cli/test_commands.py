@@ -624,7 +624,7 @@ def test_the_client_imports_no_more_of_kelpie_than_it_needs() -> None:
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name for name in said.stdout.split() if name.partition(".")[0].startswith("kelpie")}
     others = {name for name in loaded if not name.startswith("kelpie.client")}
-    plain = {"errors", "job", "report", "scaling", "transfers"}
+    plain = {"errors", "job", "progress", "report", "scaling", "transfers"}
     assert others == {"kelpie", *(f"kelpie.{name}" for name in plain)}
 
 
