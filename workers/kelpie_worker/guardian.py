@@ -1,15 +1,15 @@
 """Starts a job's command, adopts everything that descends from it, and leaves nothing of it behind.
 
-Run as a script of its own (``python -I -S guardian.py FD``), one per command: it outlives a worker that is
-killed just long enough to kill what the command has started, also what left its group, its session or its
-parents. Between fork and exec nothing of the worker's state is there to go wrong, unlike in a ``preexec_fn``;
-and this process keeps the worker's environment, so that a job's ``LD_LIBRARY_PATH`` or ``PYTHONHOME`` meets
-the command alone.
+Run as a program of its own, one per command, from the source that came with its order: it outlives a
+worker that is killed just long enough to kill what the command has started, also what left its group, its
+session or its parents. Between fork and exec nothing of the worker's state is there to go wrong, unlike in a
+``preexec_fn``; and this process keeps the worker's environment, so that a job's ``LD_LIBRARY_PATH`` or
+``PYTHONHOME`` meets the command alone.
 
-The open file FD holds JSON: ``argv``, ``env``, ``report``, a pipe to the worker, and ``group``, the file by
-which the command joins its cgroup, or null. Its standard input is a
-pipe from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
-the end of the pipe, which comes with the end of the worker. Asked for either, it ends when nothing is left.
+The open file that its first argument numbers holds JSON: ``argv``, ``env``, ``report``, a socket to the
+worker, and ``group``, the file by which the command joins its cgroup, or null. Its standard input is a
+socket from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
+its end, which comes with the end of the worker. Asked for either, it ends when nothing is left.
 
 The report is JSON, one object per line: ``{"pid"}``; ``{"started"}``, or ``{"why", "code"}`` if it does not
 (127: not found, 126: anything else, as a shell would say); ``{"exit" or "signal", "told"}`` when the command
@@ -99,7 +99,7 @@ def kill_below(root: int, spared: frozenset[int] = frozenset()) -> int:
 
 
 class Guardian:
-    """The command, the worker at the other end of the pipes, and all that comes to life in between."""
+    """The command, the worker at the other end of the sockets, and all that comes to life in between."""
 
     def __init__(self, command: int, report: int) -> None:
         self._command = command
@@ -258,9 +258,9 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _tell(pipe: int, what: dict[str, Any]) -> None:
+def _tell(to: int, what: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the worker is gone
-        os.write(pipe, json.dumps(what).encode() + b"\n")
+        os.write(to, json.dumps(what).encode() + b"\n")
 
 
 if __name__ == "__main__":
