@@ -252,6 +252,19 @@ def test_two_jobs_that_name_one_folder_never_run_side_by_side_on_a_machine(machi
     wait_until(lambda: {("completed", "a"), ("completed", "b")} <= {*machine.reports}, "both to complete")
 
 
+def test_jobs_behind_one_whose_folder_is_taken_run_in_the_free_slots(machine: Machine) -> None:
+    entry = {"bucket": "b", "prefix": "p/", "local_path": "data", "direction": "upload"}
+    machine.requeues = True
+    machine.job("a", WAIT, sync={"after": [entry]})
+    machine.start()
+    machine.wait_busy()
+    machine.job("b", "true", sync={"after": [entry]})
+    for name in "cde":
+        machine.job(name, "true")
+    wait_until(lambda: {("completed", name) for name in "cde"} <= {*machine.reports}, "the other jobs")
+    assert ("completed", "b") not in machine.reports
+
+
 def test_a_folder_that_somebody_else_has_put_in_the_place_of_a_slots_is_not_used(machine: Machine) -> None:
     shared, elsewhere = machine.folder / "shared", machine.folder / "elsewhere"
     shared.mkdir()
