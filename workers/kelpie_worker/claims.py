@@ -18,9 +18,9 @@ import structlog
 
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.locks import holder, try_lock
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.slot_places import SLOT_FOLDERS
 from kelpie_worker.sync.folders import job_folder
+from kelpie_worker.sync.settings import SyncSettings
 
 CLAIMS_NAME = ".kelpie-claims.json"
 _LOCK_NAME = ".kelpie-slots.lock"

@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
-from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.describe import error_code
 from kelpie_worker.sync.errors import (
     CanceledTransfer,
@@ -28,7 +28,8 @@ from kelpie_worker.sync.errors import (
     SyncError,
 )
 from kelpie_worker.sync.gate import Gate
-from kelpie_worker.sync.store import ClientFactory, Store
+from kelpie_worker.sync.settings import SyncSettings
+from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.transport import Body, LeanClient, Slice, crc32_of, from_boto3, from_environment
 from kelpie_worker.sync.transport.signing import Credentials, Signer
 from tests.bench.sync.stores import certificate_of

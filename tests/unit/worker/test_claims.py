@@ -10,8 +10,8 @@ from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker import claims
 from kelpie_worker.claims import CLAIMS_NAME, FolderClaims, folders_of
 from kelpie_worker.locks import try_lock
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import SyncError
+from kelpie_worker.sync.settings import SyncSettings
 from tests.unit.worker.doubles import shell_job
 
 

@@ -20,11 +20,11 @@ import pytest
 
 from kelpie_worker import slots as supervisor
 from kelpie_worker.exit_codes import BAD_SETTINGS, STOPPED
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.slot_places import OtherSlots, settings_of_slot
 from kelpie_worker.slots import Slots, recover_others
 from kelpie_worker.stop import Stop
 from kelpie_worker.sync.folders import HIDDEN_PREFIX
+from kelpie_worker.sync.settings import SyncSettings
 from tests.unit.worker.conftest import Request, ScriptedServer
 from tests.unit.worker.doubles import settings
 from tests.waiting import wait_until
