@@ -1,4 +1,4 @@
-"""The contract with workers and users that exist already, over real HTTP: statuses and shapes of answers."""
+"""What every caller of the API finds: refusals, lists, ends of jobs, users, pages, the schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three kinds of credentials and scoped keys over real HTTP, with a real auth service and JWKS URL."""
+"""What holds for every kind of credentials, and organizations by their keys: with a real auth service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What owners do to their jobs, how they find them, and when jobs run: the contract over real HTTP."""
+"""What owners do to their jobs and why these wait: the contract over real HTTP."""
 
 from __future__ import annotations
 
