@@ -62,37 +62,40 @@ class GuardianProcess:
         group: CommandGroup | None,
     ) -> None:
         """OSError: it cannot be started."""
-        with contextlib.ExitStack() as theirs:
-            ours, their_report = socket.socketpair()
-            theirs.callback(their_report.close)
-            self._words = open(ours.detach(), "rb")  # noqa: PTH123, SIM115  (an open file, closed by close)
-            self._orders, their_orders = socket.socketpair()
-            theirs.callback(their_orders.close)
-            try:
-                order = {
-                    "argv": list(argv),
-                    "env": dict(env),
-                    "report": their_report.fileno(),
-                    "group": None if group is None else str(group.processes),
-                    "program": _PROGRAM,
-                }
-                order_fd = _file_of(json.dumps(order).encode("ascii"))
-                theirs.callback(os.close, order_fd)
-                with orphans.starting():
-                    self._process = subprocess.Popen(
-                        [*lean_program(GUARDIAN), str(order_fd)],
-                        stdin=their_orders.fileno(),
-                        stdout=stdout,
-                        stderr=stderr,
-                        start_new_session=True,
-                        pass_fds=(order_fd, their_report.fileno()),
-                    )
-                    self.pid = self._process.pid
-                    orphans.own(self.pid)
-            except BaseException:
-                self._words.close()
-                self._orders.close()
-                raise
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+
+            def pair(kept_by: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+                one, other = socket.socketpair()
+                return kept_by.enter_context(one), its.enter_context(other)
+
+            self._report, report = pair(ours)
+            self._words = ours.enter_context(self._report.makefile("rb"))
+            self._orders, orders = pair(ours)
+            started = [end.fileno() for end in pair(its)]
+            wake = [end.fileno() for end in pair(its)]
+            order = {
+                "argv": list(argv),
+                "env": dict(env),
+                "report": report.fileno(),
+                "started": started,
+                "wake": wake,
+                "group": None if group is None else str(group.processes),
+                "program": _PROGRAM,
+            }
+            order_fd = _file_of(json.dumps(order).encode("ascii"))
+            its.callback(os.close, order_fd)
+            with orphans.starting():
+                self._process = subprocess.Popen(
+                    [*lean_program(GUARDIAN), str(order_fd)],
+                    stdin=orders.fileno(),
+                    stdout=stdout,
+                    stderr=stderr,
+                    start_new_session=True,
+                    pass_fds=(order_fd, report.fileno(), *started, *wake),
+                )
+                self.pid = self._process.pid
+                orphans.own(self.pid)
+            ours.pop_all()  # they are open until close
 
     def word(self) -> dict[str, Any]:
         """The next one; empty when it has ended, and when somebody else has spoken for it: then nothing that
@@ -144,8 +147,8 @@ class GuardianProcess:
 
     def close(self) -> None:
         """Wait for its end, which this brings about if nothing else did."""
-        self._words.close()
-        self._orders.close()
+        for kept in (self._words, self._report, self._orders):
+            kept.close()
         self._process.wait()
         orphans.disown(self.pid)
 
