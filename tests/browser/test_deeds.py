@@ -63,6 +63,26 @@ def test_the_timeline_grows_when_a_node_is_killed(user: Person, fleet: Fleet) ->
     expect(page.locator("#status")).to_have_text("canceled")
 
 
+def test_the_plots_of_progress_grow_while_one_looks(user: Person, api: ApiUser) -> None:
+    group = f"group-{uuid.uuid4().hex[:8]}"
+    job = api.submit(job_body(container_group_id=group))
+    held = lease(api, group, "node-a")
+
+    def tell(fraction: float, loss: float) -> None:
+        report(api, held, "heartbeat", progress={"fraction": fraction, "metrics": {"loss <b>": loss}})
+
+    tell(0.25, 4)
+    page = user.go(f"/jobs/{job['id']}")
+    expect(page.locator('[data-figure="progress"]')).to_have_text("25 %")
+    expect(page.locator("#curves")).to_have_count(0)  # one word is no line
+    mark(page)
+    tell(0.75, 1)
+    plot = page.get_by_role("img", name="Progress over")
+    expect(plot).to_have_accessible_name(re.compile("from 25 % to 75 %"))
+    expect(page.get_by_role("img", name="loss <b> over")).to_have_accessible_name(re.compile("from 4 to 1"))
+    assert is_marked(page)
+
+
 def test_what_a_command_prints_is_followed_and_escape_codes_show(user: Person, fleet: Fleet) -> None:
     fleet.node()
     go_on = fleet.root / "go-on"

@@ -200,6 +200,7 @@ KEYS_OF_A_JOB: Rows = {
     "attempts": ("test_expand_adds_the_attempts_oldest_first",),
     "upload_backlog": ("test_what_a_node_has_to_upload_is_told_with_its_heartbeats",),
     "progress": ("test_what_a_command_says_of_its_progress_is_told_with_heartbeats",),
+    "progress_history": ("test_expand_adds_how_progress_was_over_two_attempts_oldest_first",),
     "waiting_for": (SUBMITTED, "test_a_job_says_what_it_waits_for"),
     "on_hold": (SUBMITTED, "test_a_held_job_is_not_leased_until_it_is_resumed"),
     "banned_nodes": (SUBMITTED, "test_unban_of_one_node_leaves_the_other_bans"),

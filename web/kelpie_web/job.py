@@ -19,6 +19,7 @@ from kelpie.store import PlacedEvent, Scope
 from kelpie.store.clock import wall_ms
 from kelpie.store.events import Position
 from kelpie_web.bulk import priority_of
+from kelpie_web.curves import curves
 from kelpie_web.timeline import timeline
 from kelpie_web.ui import back, form, owner, page, ui
 
@@ -58,6 +59,7 @@ def job(job_id: str) -> Response:
         ),
         attempts=attempts,
         progress=progress,
+        curves=curves(store.progress_history(job_id, user_id=owner())) if progress else None,
         eta=progress.eta(found.attempt, wall_ms()) if progress and found.held else None,
         uploads=store.upload_backlog(job_id, user_id=owner()) if found.held else None,
         timeline=timeline(attempts, created=found.created, now=wall_ms()),

@@ -8,7 +8,9 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 
 from kelpie.job import JobStatus, Outcome, WebhookEvent
+from kelpie.progress import MAX_POINT_METRICS
 from kelpie.store import Scope
+from kelpie.store.progress_history import MAX_POINTS
 
 Time = Annotated[AwareDatetime, Field(description="ISO-8601 UTC with milliseconds and Z.")]
 
@@ -104,6 +106,19 @@ class ProgressReply(Reply):
     metrics: Annotated[dict[str, float] | None, Field(description="Only of one job, not in lists.")] = None
 
 
+class ProgressPointReply(Reply):
+    """How far a job was at one time."""
+
+    time: Annotated[Time, Field(description="When its command said so.")]
+    attempt: Annotated[int, Field(description="The attempt that said so.")]
+    fraction: Annotated[float | None, Field(description="Of the work, from 0 to 1.")]
+    step: float | None
+    metrics: Annotated[
+        dict[str, float],
+        Field(description=f"The first {MAX_POINT_METRICS} that it told, to six digits."),
+    ]
+
+
 class JobReply(Reply):
     """A job. With `sync` the six legacy keys are absent; with them `sync` is null."""
 
@@ -154,6 +169,13 @@ class JobReply(Reply):
     ] = None
     progress: Annotated[
         ProgressReply | None, Field(description="Only of jobs whose command tells it: absent otherwise.")
+    ] = None
+    progress_history: Annotated[
+        list[ProgressPointReply] | None,
+        Field(
+            description=f"Only with ?expand=progress_history: at most {MAX_POINTS} points spread evenly "
+            "over time, oldest first, the last word at the end."
+        ),
     ] = None
 
 

@@ -19,7 +19,7 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
-from kelpie.store import uploads
+from kelpie.store import progress_history, uploads
 from kelpie.store.access import job_of
 from kelpie.store.codec import encode_details
 from kelpie.store.connection import translated
@@ -67,11 +67,13 @@ class Leases(Drains):
         user_id: str | None = None,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        history_days: float = progress_history.DEFAULT_DAYS,
     ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
         ``backlog`` is what the holder has to upload, ``progress`` what the command says; None leaves what was
-        said before. Raises NotFoundError.
+        said before. How progress was over time is kept for ``history_days`` after its last word. Raises
+        NotFoundError.
         """
         place = self._place_of(job_id, user_id)
         status, reason, expires = self._about(
@@ -84,6 +86,9 @@ class Leases(Drains):
         if backlog is not None and expires:
             with translated():
                 uploads.note(self.redis, place.keys, job_id, backlog)
+        if progress is not None and expires:
+            with translated():
+                progress_history.note(self.redis, place.keys, job_id, days=history_days)
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,

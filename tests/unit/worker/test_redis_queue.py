@@ -46,6 +46,7 @@ def test_a_job_is_leased_kept_alive_and_completed(cluster: Cluster) -> None:
     assert node.heartbeat(leased).status is JobStatus.RUNNING
     node.heartbeat(leased, progress=ProgressReport(fraction=0.5))
     assert cluster.store.progress([cluster.store.get(job.id)])[job.id].fraction == 0.5
+    assert [point.fraction for point in cluster.store.progress_history(job.id)] == [0.5]
     line = LogLine(LogStream.STDERR, 7, "hello")
     node.log(leased, LogBatch(1, (line,)))
     assert [kept for _, kept in cluster.store.log(job.id).lines] == [line]
