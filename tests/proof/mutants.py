@@ -32,8 +32,8 @@ from redis.exceptions import RedisError
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
 from kelpie.store.scripts import PRELUDE, QUEUE_SCRIPTS, read_lua
+from tests.proof.comparison import Disagreement
 from tests.proof.equivalent import EQUIVALENT
-from tests.proof.harness import Disagreement
 from tests.proof.mutation import Mutant, mutants_of
 from tests.proof.virtual import make_client
 from tests.proof.walk import plan_of, run_plan

@@ -177,8 +177,8 @@ def ls(*, place: tuple[str, str], limit: int, as_json: bool) -> None:
 @contextmanager
 def _copier(*, everything: bool, as_json: bool) -> Iterator[Copier]:
     """The engine, with progress bars on a terminal."""
-    from kelpie_worker.settings import SyncSettings
     from kelpie_worker.sync.copying import Copier
+    from kelpie_worker.sync.settings import SyncSettings
 
     settings = SyncSettings.from_env()
     _be_quiet()

@@ -24,7 +24,7 @@ from kelpie_worker.sync.counts import EntryCount, Moving
 from kelpie_worker.sync.errors import ObjectChanged, SyncError
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.folders import HIDDEN_PREFIX
-from kelpie_worker.sync.store import RemoteFile, RemoteHead
+from kelpie_worker.sync.remote import RemoteFile, RemoteHead
 from kelpie_worker.sync.tree import Snapshot, Tree
 
 MAX_VERSIONS = 10

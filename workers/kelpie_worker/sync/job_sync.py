@@ -18,9 +18,9 @@ from kelpie.patterns import Pattern, compile_pattern
 from kelpie.transfers import TransferReport, TransferState
 from kelpie_worker.disk import require_room
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download, folders
 from kelpie_worker.sync.backlog import Backlog
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
 from kelpie_worker.sync.counts import EntryCount
@@ -33,8 +33,9 @@ from kelpie_worker.sync.ledger import Ledger
 from kelpie_worker.sync.mirror import Mirror
 from kelpie_worker.sync.observer import TransferObserver
 from kelpie_worker.sync.pool import Priority, TransferPool
+from kelpie_worker.sync.settings import SyncSettings
 from kelpie_worker.sync.staging import Staging
-from kelpie_worker.sync.store import ClientFactory, Store
+from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.tree import Tree
 from kelpie_worker.sync.upload import Uploaded, upload_file
 from kelpie_worker.sync.uploads import UploadJournal, Uploads
