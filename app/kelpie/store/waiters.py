@@ -23,7 +23,7 @@ class Waiters:
 
     Wakes are numbered. A poll that was woken and found nothing that it may have, though jobs wait, passes the
     wake on to one that has not asked since that wake; so each wake makes every poll ask once, at most, and is
-    then forgotten.
+    forgotten then, or once no job waits.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,12 @@
 """How many nodes one cell serves: costs measured, fleets simulated, the simulation held against a real cell.
 
     python -m tests.bench.cell [--quick] [--processes N,N,…] [--fsync always|everysec|no]
+    python -m tests.bench.cell --costs FILE     simulate with costs that --keep-costs FILE wrote elsewhere
 
-First the costs of requests are measured on a real Valkey and a real API, then all that is said of fleets is
-simulated with them, on API machines with a core per process and a broker with a core of its own. Then a real
-cell is driven with a few loads that this machine carries, and what it did stands beside what the simulation
-says of it. Last, queues of many users are spread over a real cluster of three primaries.
+First the costs of requests are measured on a real Valkey and a real API. The real cell is driven with a few
+loads that this machine carries, and what it did stands beside what the simulation says of it. Then fleets are
+simulated, on API machines with a core per process and a broker with a core of its own. Last, queues of many
+users are spread over a real cluster of three primaries.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
     parser.add_argument("--processes", default="1,2,4,8", help="of the API, separated by commas")
     parser.add_argument("--fsync", choices=("always", "everysec", "no"), default="always")
+    parser.add_argument("--keep-costs", type=Path, metavar="FILE", help="write the measured costs there")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="simulate only, with costs that were kept")
     chosen = parser.parse_args(arguments)
     counts = [2] if chosen.quick else [int(count) for count in chosen.processes.split(",")]
+    if chosen.costs:
+        simulate(costing.read(chosen.costs), counts, quick=chosen.quick)
+        return
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker = stack.enter_context(ValkeyServer(folder / "valkey", appendfsync=chosen.fsync))
@@ -57,15 +63,22 @@ def main(arguments: Sequence[str]) -> None:
         server = stack.enter_context(ApiServer(broker.url, folder / "api"))
         announce("one cell: costs measured, fleets simulated", client)
         user, sides = server.new_user(), Sides(server, broker)
-        requests, rounds = (40, 1) if chosen.quick else (1000, 2)
+        requests, rounds = (40, 1) if chosen.quick else (400, 3)
         costs = costing.measure(user, sides, broker, folder, requests, rounds)
-        show_costs(costs)
-        fleets(costs, counts, quick=chosen.quick)
-        moments(costs, max(counts), quick=chosen.quick)
+        if chosen.keep_costs:
+            costing.keep(costs, chosen.keep_costs)
         compare(costs, user, sides, quick=chosen.quick)
+    simulate(costs, counts, quick=chosen.quick)
     with tempfile.TemporaryDirectory() as place:
         shards(Path(place), quick=chosen.quick)
     print(f"   load afterwards {load()}\n", flush=True)
+
+
+def simulate(costs: Costs, counts: Sequence[int], *, quick: bool) -> None:
+    """Everything that needs nothing but the costs."""
+    show_costs(costs)
+    fleets(costs, counts, quick=quick)
+    moments(costs, max(counts), quick=quick)
 
 
 def show_costs(costs: Costs) -> None:
@@ -114,6 +127,7 @@ def fleets(costs: Costs, counts: Sequence[int], *, quick: bool) -> None:
                 ("heartbeat_interval 60 s", Load(0, interval_s=60.0)),
                 ("jobs of a minute", Load(0, job_s=60.0)),
                 ("jobs of ten seconds", Load(0, job_s=10.0)),
+                ("jobs of ten seconds, which wait already", Load(0, job_s=10.0, busy=1.0, backlog=True)),
                 ("half of the nodes idle", Load(0, busy=0.5)),
                 ("1,000 queues", Load(0, queues=1000)),
             )

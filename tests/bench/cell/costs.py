@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kelpie.embedded.valkey import ValkeyServer
@@ -44,10 +45,21 @@ class Costs:
     report: Cost
     submit: Cost
     batch: Cost  # of MAX_BATCH jobs
-    reap: Cost  # a look at the expired leases of one queue
+    reap: Cost  # a look at the expired leases of one queue; one at its length costs no more
     hear_s: float  # of an API process that hears of new jobs
     flush_s: float  # how long the broker's loop waits for the disk; 0 unless appendfsync is always
     hop_s: float  # what a request takes beyond everybody's CPU and the disk
+
+
+def read(path: Path) -> Costs:
+    """Costs that an earlier run kept, maybe on another machine."""
+    kept = json.loads(path.read_text())
+    return Costs(**{name: Cost(**one) if isinstance(one, dict) else float(one) for name, one in kept.items()})
+
+
+def keep(costs: Costs, path: Path) -> None:
+    """Write them as :func:`read` reads them."""
+    path.write_text(json.dumps(asdict(costs), indent=1) + "\n")
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The nodes of a simulated cell: they poll, beat, report and back off as workers do.
+"""All nodes of a simulated cell, the jobs that wait for them, and the polls that wait for jobs.
 
 Left out: what jobs print and transfer, webhooks, lists and dashboards, failed jobs, timeouts of clients (10 s
 and more: who is answered so late is beyond what a cell should carry anyway).
@@ -15,18 +15,15 @@ from unittest.mock import patch
 from kelpie.job import MAX_BATCH
 from kelpie.store.poller import REAP_INTERVAL_S
 from kelpie_worker import backoff as worker_backoff
-from kelpie_worker.backoff import Backoff
-from kelpie_worker.heartbeat import _BEATS_PER_INTERVAL
-from kelpie_worker.loop import _UNREACHABLE_PAUSE_S
-from kelpie_worker.reporter import RETRY_S
 from tests.bench.cell.costs import Cost, Costs
 from tests.bench.cell.events import Events, Process
-from tests.bench.cell.server import ANSWER, CALL, DOWN, Cell, Hardware
+from tests.bench.cell.node import BEATS_PER_INTERVAL, Node
+from tests.bench.cell.server import ANSWER, CALL, Cell, Hardware
 from tests.bench.figures import percentile
 
 POLL_S = 10.0
+BACKLOG = 10**9
 LEASE_INTERVALS = 2  # a lease lasts so many heartbeat intervals
-FIRST_BEAT_S = 0.2
 CLOCK_STEP_S = 5.0  # by which leases age at most while no script runs; see lua/prelude.lua
 
 
@@ -40,6 +37,7 @@ class Load:
     interval_s: float = 30.0
     queues: int = 1
     one_by_one: bool = True  # jobs come at the rate at which they end
+    backlog: bool = False  # enough jobs wait for every node to find one at once: none needs to be told
 
 
 @dataclass(frozen=True)
@@ -65,93 +63,8 @@ class Seen:
         )
 
 
-class Node:
-    """One node: it polls until it has a job, and beats while it has it."""
-
-    def __init__(self, fleet: Fleet, number: int) -> None:
-        self.fleet = fleet
-        self.api = fleet.cell.apis[number % len(fleet.cell.apis)]
-        self.queue = number % fleet.load.queues
-        self.holds = False
-        self.jobs = 0
-        self.asked_s = 0.0  # its poll, or the wake of it
-        self.poll = 0  # number of its poll
-        self.served_s = -1.0  # when it was last answered
-        self._renewed_s = 0.0
-        self._unreachable = Backoff(*_UNREACHABLE_PAUSE_S)
-
-    def ask(self) -> None:
-        """Poll."""
-        fleet = self.fleet
-        self.poll += 1
-        self.asked_s = fleet.events.now_s
-        costs = fleet.costs
-        cost = costs.lease if fleet.waiting[self.queue] else costs.empty_poll
-        fleet.cell.ask("poll", self.api, cost, lambda: fleet.take(self.queue), self._answered)
-
-    def _answered(self, found: object) -> None:
-        if found is DOWN:
-            self.fleet.events.after(self._unreachable.pause_s(), self.ask)
-            return
-        self._unreachable.reset()
-        self.served_s = self.fleet.events.now_s
-        if found:
-            self.grant()
-        else:
-            self.fleet.wait(self)
-
-    def grant(self) -> None:
-        """It has a job."""
-        fleet = self.fleet
-        fleet.cell.note("lease", self.asked_s)
-        self.begin(fleet.draw.expovariate(1 / fleet.load.job_s))
-
-    def begin(self, lasting_s: float, first_beat_s: float = 0.0) -> None:
-        """Work on a job for so long."""
-        self.holds = True
-        self.jobs += 1
-        self._renewed_s = self.fleet.events.now_s
-        period_s = self.fleet.load.interval_s / _BEATS_PER_INTERVAL
-        beats = Backoff(min(FIRST_BEAT_S, period_s), period_s)
-        self.fleet.events.after(first_beat_s, self._beat, self.jobs, beats, period_s)
-        self.fleet.events.after(lasting_s, self._report, self.jobs, Backoff(*RETRY_S))
-
-    def _beat(self, job: int, beats: Backoff, period_s: float) -> None:
-        if not self.holds or job != self.jobs:
-            return
-
-        def answered(found: object) -> None:
-            if found is DOWN:
-                pause_s = beats.pause_s()
-            else:
-                pause_s, self.served_s = period_s, self.fleet.events.now_s
-                beats.reset()
-            self.fleet.events.after(pause_s, self._beat, job, beats, period_s)
-
-        self.fleet.cell.ask("heartbeat", self.api, self.fleet.costs.heartbeat, self._renew, answered)
-
-    def _renew(self) -> bool:
-        self.fleet.renewed(self._renewed_s)
-        self._renewed_s = self.fleet.events.now_s
-        return True
-
-    def _report(self, job: int, tries: Backoff) -> None:
-        def answered(found: object) -> None:
-            if found is DOWN:
-                self.fleet.events.after(tries.pause_s(), self._report, job, tries)
-            else:
-                self.ask()
-
-        def finish() -> bool:
-            self._renew()
-            self.holds = False
-            return True
-
-        self.fleet.cell.ask("report", self.api, self.fleet.costs.report, finish, answered)
-
-
 class Fleet:
-    """All nodes of a cell, the jobs that wait, the polls that wait for jobs."""
+    """A fleet on its cell, in virtual time."""
 
     def __init__(self, hardware: Hardware, costs: Costs, load: Load, seed: int = 1) -> None:
         self.events = Events()
@@ -159,7 +72,7 @@ class Fleet:
         self.costs = costs
         self.cell = Cell(self.events, hardware, costs, seed)
         self.draw = random.Random(seed + 1)
-        self.waiting = [0] * load.queues
+        self.waiting = [BACKLOG if load.backlog else 0] * load.queues
         self.nodes = [Node(self, number) for number in range(load.nodes)]
         self._seed = seed
         # Who waits for a job at an API process, by queue, in the order in which they last asked.
@@ -179,7 +92,7 @@ class Fleet:
 
     def settle(self) -> None:
         """Every node is where it would be after a while, and jobs go on coming."""
-        period_s = self.load.interval_s / _BEATS_PER_INTERVAL
+        period_s = self.load.interval_s / BEATS_PER_INTERVAL
         for node in self.nodes:
             if self.draw.random() < self.load.busy:
                 rest_s = self.draw.expovariate(1 / self.load.job_s)  # what is left has the same distribution
@@ -188,7 +101,7 @@ class Fleet:
                 self.events.after(self.draw.uniform(0, POLL_S), node.ask)
         for api in self.cell.apis:
             self.events.after(self.draw.uniform(0, REAP_INTERVAL_S), self._tick, api)
-        if self.load.one_by_one and self.load.busy:
+        if self.load.one_by_one and self.load.busy and not self.load.backlog:
             self._submit_later()
 
     def advance(self, seconds: float) -> None:
@@ -241,6 +154,8 @@ class Fleet:
         if not self.waiting[queue]:
             return False
         self.waiting[queue] -= 1
+        more_s = self.costs.lease.broker_s - self.costs.empty_poll.broker_s
+        self.cell.broker.do(max(0.0, more_s), bool)
         return True
 
     def wait(self, node: Node) -> None:
@@ -284,19 +199,24 @@ class Fleet:
             self._ask_again(node)
 
     def _ask_again(self, node: Node) -> None:
-        """A poll was woken. When another process was faster it waits on, and nobody else is woken for it."""
+        """A poll was woken, and asks. When another process was faster nobody else is woken for it."""
         node.poll += 1  # it does not end while it asks
         woken_s = self.events.now_s
-        cost = self.costs.lease
+        cost, look = self.costs.empty_poll, self.costs.reap
 
         def answered(found: object) -> None:
             if found:
                 node.asked_s = woken_s
-                self.cell.spend(node.api, ANSWER * cost.api_s, node.grant)
-            else:  # is there any job? See store/poller.py.
+                self.cell.spend(node.api, ANSWER * self.costs.lease.api_s, node.grant)
+            else:  # does any job wait? See store/poller.py.
                 self.cell.run_script(
-                    node.api, CALL * cost.api_s, self.costs.reap.broker_s, bool, lambda _: self.wait(node)
+                    node.api, look.api_s, look.broker_s, lambda: self.waiting[node.queue], looked
                 )
+
+        def looked(waiting: object) -> None:
+            if waiting:
+                self._wake(node.api, node.queue, 1)
+            self.wait(node)
 
         self.cell.run_script(
             node.api, CALL * cost.api_s, cost.broker_s, lambda: self.take(node.queue), answered

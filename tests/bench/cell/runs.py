@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from kelpie.job import MAX_BATCH
 from tests.bench.cell.costs import Costs
-from tests.bench.cell.fleet import POLL_S, Fleet, Load, Node, Seen
+from tests.bench.cell.fleet import POLL_S, Fleet, Load, Seen
+from tests.bench.cell.node import Node
 from tests.bench.cell.server import Hardware
 from tests.bench.figures import percentile
 
