@@ -21,7 +21,7 @@ class Node:
 
     def __init__(self, fleet: Fleet, number: int) -> None:
         self.fleet = fleet
-        self.api = fleet.cell.apis[number % len(fleet.cell.apis)]
+        self.api = fleet.draw.choice(fleet.cell.apis)  # its connection stays
         self.queue = number % fleet.load.queues
         self.holds = False
         self.jobs = 0
