@@ -33,8 +33,8 @@ site: $(VENV)/site.done  ## The documentation as a site in build/site; every lin
 screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light, dark and on a phone
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
-bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes ten minutes, and wants the machine for itself
-	for name in peers http_api scale dashboard pages polls latency recovery worker_cost; do \
+bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes a quarter of an hour, and wants the machine for itself
+	for name in peers http_api scale dashboard pages polls latency recovery worker_cost cell; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory

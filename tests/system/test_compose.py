@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from kelpie import Client
 from kelpie.embedded.processes import LOOPBACK, Server, free_ports
@@ -55,6 +58,27 @@ class Valkey(Server):
             return False
 
 
+class S3(S3Server):
+    """An S3 server with the security.toml of compose.yaml, and the secrets that it names."""
+
+    def __init__(self, directory: Path, secrets: Path) -> None:
+        super().__init__(directory)
+        self.secrets = secrets
+
+    @property
+    def grpc_port(self) -> int:
+        return self._ports["s3_grpc"]
+
+    def prepare(self) -> tuple[list[str], dict[str, str]]:
+        argv, environment = super().prepare()
+        home = self.directory / "home"
+        (home / ".seaweedfs").mkdir(parents=True, exist_ok=True)
+        text = (DEPLOY / "compose" / "s3_security.toml").read_text()
+        assert "/run/secrets" in text
+        (home / ".seaweedfs" / "security.toml").write_text(text.replace("/run/secrets", str(self.secrets)))
+        return argv, environment | {"HOME": str(home)}
+
+
 class Api(ApiServer):
     """An API that has everything from files."""
 
@@ -71,9 +95,8 @@ class Platform(PlatformProcess):
         return argv, self.settings
 
 
-def test_a_job_completes_with_the_secrets_users_and_first_keys_of_compose(
-    tmp_path: Path, s3: S3Server, bucket: str
-) -> None:
+def test_a_job_completes_with_the_secrets_users_and_first_keys_of_compose(tmp_path: Path) -> None:
+    bucket = "first"
     secrets, keys = tmp_path / "secrets", tmp_path / "keys"
     for folder in (keys / "user", keys / "node"):
         folder.mkdir(parents=True)
@@ -86,6 +109,8 @@ def test_a_job_completes_with_the_secrets_users_and_first_keys_of_compose(
 
     with ExitStack() as stack:
         stack.enter_context(valkey)
+        s3 = stack.enter_context(S3(tmp_path / "s3", secrets))
+        assert_closed(s3.grpc_port)
         files = {
             "KELPIE_ADMIN_KEY_FILE": str(secrets / "admin_key"),
             "KELPIE_METRICS_TOKEN_FILE": str(secrets / "metrics_token"),
@@ -135,3 +160,19 @@ def test_a_job_completes_with_the_secrets_users_and_first_keys_of_compose(
             for pid in (api.pid, node.process.pid):
                 assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
         assert not node.says((keys / "node" / "key").read_text())
+
+
+def assert_closed(port: int) -> None:
+    """The server there speaks with nobody who has no certificate, and to nobody without TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((LOOPBACK, port), timeout=5) as plain,
+        pytest.raises(ssl.SSLError, match="certificate required"),
+        context.wrap_socket(plain) as client,
+    ):
+        client.recv(1)  # a client of TLS 1.3 hears of it with the first bytes
+    with socket.create_connection((LOOPBACK, port), timeout=5) as plain:
+        plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        assert b"\x04" not in plain.recv(100)[3:4]  # no SETTINGS: what came back, if anything, is an alert

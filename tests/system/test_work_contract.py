@@ -196,28 +196,6 @@ def test_expand_adds_what_nodes_say_they_have_moved(api: ApiUser, group: str) ->
     assert "transfers" not in api.ok("GET", f"/jobs/{job['id']}")
 
 
-def test_expand_adds_how_progress_was_over_two_attempts_oldest_first(
-    api: ApiUser, other: ApiUser, group: str
-) -> None:
-    job = leased(api, group, "node-1")
-    path = f"/jobs/{job['id']}?expand=progress_history"
-    assert api.ok("GET", path)["progress_history"] == []
-    said: dict[str, Any] = {"fraction": 0.5, "step": 5, "metrics": {"<b>loss</b>": 0.25}}
-    beat = report(group, "node-1", progress=said | {"total": 10})
-    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=beat)
-    api.ok("POST", f"/jobs/{job['id']}/failed", json=report(group, "node-1"))
-    lease(api, group, "node-2")
-    api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, "node-2", progress={"fraction": 0.25}))
-    found = api.ok("GET", path)
-    replies.JobReply.model_validate(found)
-    first, second = found["progress_history"]
-    assert first == {"time": first["time"], "attempt": 1} | said
-    assert second == {"time": second["time"], "attempt": 2, "fraction": 0.25, "step": None, "metrics": {}}
-    assert job["heartbeat"] <= first["time"] < second["time"]
-    assert {"attempts", "progress_history"} & api.ok("GET", f"/jobs/{job['id']}").keys() == set()
-    refused(other.request("GET", path), 404, "Not Found")
-
-
 def test_heartbeats_are_counted_once_an_interval_and_the_last_one_is_told(api: ApiUser, group: str) -> None:
     job = leased(api, group, heartbeat_interval=1)
     path = f"/jobs/{job['id']}"

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from kelpie.errors import ConflictError, InvalidInputError, NotFoundError
 from kelpie.http.audit import note
-from kelpie.http.context import principal, services
+from kelpie.http.context import own_container_group, principal, services
 from kelpie.http.errors import invalid
 from kelpie.http.scaling_models import ScalingRuleBody
 from kelpie.job import JobStatus
@@ -180,12 +180,7 @@ def _container_group(queue: Queue) -> ContainerGroup:
         raise ConflictError(
             "A rule counts the jobs of the user who makes it: its owner has to make this one."
         )
-    caller = principal()
-    found = services().provider.lookup(
-        queue.container_group_id.lower(),
-        organization=None if caller.is_admin else caller.org_name,
-        project=None if caller.is_admin else caller.project_name,
-    )
+    found = own_container_group(queue.container_group_id.lower())
     if found is None:
         raise ConflictError(
             f"The provider knows no container group {queue.container_group_id} in your organization and "

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from kelpie.errors import ConflictError, InvalidInputError, NotFoundError
 from kelpie.http.audit import note
-from kelpie.http.context import principal, services
+from kelpie.http.context import own_container_group, services
 from kelpie.store import Filter, NodeState
 from kelpie_web.jobs import command_line
 from kelpie_web.ui import back, form, owner, page, ui
@@ -82,16 +82,11 @@ def reallocate() -> BaseResponse:
     name, group_id = fields.get("node", ""), fields.get("group", "")
     if not 1 <= len(name) <= MAX_NAME_CHARS:
         raise InvalidInputError("node: name the node that is to be replaced.")
-    caller, parts = principal(), services()
-    group = parts.provider.lookup(
-        group_id,
-        organization=None if caller.is_admin else caller.org_name,
-        project=None if caller.is_admin else caller.project_name,
-    )
+    group = own_container_group(group_id)
     if group is None:
         raise ConflictError(
             f"The provider knows no container group {group_id[:64]!r} of yours: stop the node where it runs."
         )
-    parts.provider.reallocate(group, name)
+    services().provider.reallocate(group, name)
     note("reallocate a node", f"{name} of {group_id}")
     return back("ui.nodes", f"{name} is to be replaced by another machine.")

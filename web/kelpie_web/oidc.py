@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from kelpie.http.context import services
 from kelpie.store import ADMIN_ID, User
 from kelpie.store.users import ORGANIZATION_PREFIX
 from kelpie_web.auth import again, inside, is_encrypted, welcome
+from kelpie_web.ui import COOKIE as SESSION
 from kelpie_web.ui import page, ui
 
 if TYPE_CHECKING:  # it needs the extra [oidc]
@@ -40,9 +42,12 @@ def oidc_start() -> BaseResponse:
         response = redirect(login.address(attempt), 303)
     except UnavailableError as error:
         return _away(login, onward, error)
-    kept = _encoded([*attempt, onward])
+    # The session that this log-in replaces: on the way back, from another site, the browser keeps its cookie.
+    old = request.cookies.get(SESSION)
+    replaced = services().store.sessions.mark(old) if old else ""
+    kept = _encoded([*attempt, replaced, onward])
     if len(kept) > MAX_COOKIE_CHARS:
-        kept = _encoded([*attempt, url_for("ui.overview")])
+        kept = _encoded([*attempt, replaced, url_for("ui.overview")])
     # Lax, because the way back begins on the provider's pages.
     response.set_cookie(
         COOKIE, kept, max_age=TTL_S, path=PATH, httponly=True, samesite="Lax", secure=is_encrypted()
@@ -57,20 +62,20 @@ def oidc_callback() -> BaseResponse:
     services().limits.before_login()
     onward = url_for("ui.overview")
     try:
-        *secrets, onward = _decoded(request.cookies.get(COOKIE, ""))
+        *secrets, replaced, onward = _decoded(request.cookies.get(COOKIE, ""))
         name = login.finish(secrets, request.args)
     except UnavailableError as error:
         response: BaseResponse = _away(login, onward, error)
     except ForbiddenError as error:
         response = _refused(onward, error)
     else:
-        response = _welcomed(login, name, onward)
+        response = _welcomed(login, name, replaced, onward)
     response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Lax", secure=is_encrypted())
     return response
 
 
-def _welcomed(login: OpenIdLogin, name: str, onward: str) -> BaseResponse:
-    """In, if the name is that of a user here."""
+def _welcomed(login: OpenIdLogin, name: str, replaced: str, onward: str) -> BaseResponse:
+    """In, if the name is that of a user here, and out of the session that this one replaces."""
     try:
         token = _begin(login, _user(name))
     except ForbiddenError as error:
@@ -78,6 +83,8 @@ def _welcomed(login: OpenIdLogin, name: str, onward: str) -> BaseResponse:
     session = services().store.sessions.find(token)
     if session is None:
         raise ForbiddenError("The session has ended already; log in again.")
+    if replaced:
+        services().store.sessions.end_marked(replaced)
     g.principal = session.principal
     note("log in", f"through {login.host}")
     # A page of ours goes on: of a redirect, browsers think that the provider had begun it, and keep back
@@ -149,9 +156,10 @@ def _is_text(word: object) -> bool:
 
 
 def _decoded(cookie: str) -> list[str]:
-    """The four words in the cookie. Raises ForbiddenError."""
+    """The five words in the cookie. Raises ForbiddenError."""
     with suppress(ValueError, RecursionError):
         words = json.loads(base64.urlsafe_b64decode(cookie[:MAX_COOKIE_CHARS]))
-        if isinstance(words, list) and len(words) == 4 and all(_is_text(word) for word in words):
-            return [*words[:3], inside(words[3])]
+        if isinstance(words, list) and len(words) == 5 and all(_is_text(word) for word in words):
+            *secrets, replaced, onward = words
+            return [*secrets, replaced if re.fullmatch("[0-9a-f]{64}", replaced) else "", inside(onward)]
     raise ForbiddenError("This log-in was not begun in this browser, or too long ago; begin it again.")

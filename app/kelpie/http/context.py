@@ -14,7 +14,8 @@ from kelpie.errors import ForbiddenError
 from kelpie.http.limits import Limits
 from kelpie.http.pulse import Pulse
 from kelpie.identity import Identities
-from kelpie.providers import Provider
+from kelpie.providers import Provider, UnknownPlaceError
+from kelpie.scaling import ContainerGroup
 from kelpie.store import ADMIN_ID, EventHub, Poller, Principal, Scope, Store
 
 if TYPE_CHECKING:
@@ -71,6 +72,22 @@ def scope() -> str | None:
     """The user whose jobs the current request may see; None for the admin, who sees all."""
     caller = principal()
     return None if caller.is_admin else caller.user_id
+
+
+def own_container_group(group_id: str) -> ContainerGroup | None:
+    """The provider's container group of that id in the caller's organization and project, None without one.
+
+    The admin's is anybody's, or where the settings say. Raises ProviderError.
+    """
+    caller = principal()
+    try:
+        return services().provider.lookup(
+            group_id,
+            organization=None if caller.is_admin else caller.org_name,
+            project=None if caller.is_admin else caller.project_name,
+        )
+    except UnknownPlaceError:
+        return None
 
 
 def require(needed: Scope) -> None:

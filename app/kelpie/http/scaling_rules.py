@@ -9,7 +9,7 @@ from flask import Blueprint, g
 
 from kelpie.errors import ConflictError, InvalidInputError
 from kelpie.http.auth import admin_only, authenticate
-from kelpie.http.context import principal, scope, services
+from kelpie.http.context import own_container_group, principal, scope, services
 from kelpie.http.openapi import SCALING, replies, spec
 from kelpie.http.replies import ErrorReply
 from kelpie.http.scaling_models import DecisionsQuery, ScalingRuleBody, ScalingRulePatch
@@ -37,11 +37,7 @@ scaling_rules.before_request(authenticate)
 def create(json: ScalingRuleBody) -> Answer:
     """Make the scaling rule of a container group. The caller's jobs of that queue count."""
     caller = principal()
-    group = services().provider.lookup(
-        json.container_group_id,
-        organization=None if caller.is_admin else caller.org_name,
-        project=None if caller.is_admin else caller.project_name,
-    )
+    group = own_container_group(json.container_group_id)
     if group is None:
         problem = "the provider knows no such container group in your organization and project"
         raise InvalidInputError(f"container_group_id: {problem}.", errors=(("container_group_id", problem),))

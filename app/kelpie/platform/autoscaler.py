@@ -157,14 +157,15 @@ class Autoscaler:
         """Decide and act; in how many seconds to look again even if the queue does not change."""
         now = self._clock()
         found = assess(self._store, self._provider, rule, now=now, cooldown_s=self._cooldown_s)
-        try:
-            if found is None:
-                self._drop(rule)
-                return self._interval_s
-            self._act(found)
-        except NotFoundError:  # gone since it was looked up
+        if found is None:
             self._drop(rule)
             return self._interval_s
+        try:
+            self._act(found)
+        except (
+            NotFoundError
+        ):  # gone since it was looked up: the next look tells whether it is, or its project
+            return self.pulse_s
         decision = found.decision
         self._store.rules.record(rule, decision, now=now)
         if decision.acts:

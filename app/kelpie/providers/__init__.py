@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kelpie.config import Settings
 from kelpie.errors import StartupError
-from kelpie.providers.base import Provider, ProviderError
+from kelpie.providers.base import Provider, ProviderError, UnknownPlaceError
 from kelpie.providers.cloud import Cloud
 from kelpie.providers.kubernetes import KubernetesProvider
 from kelpie.providers.local import LocalProvider
@@ -18,6 +18,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "SaladProvider",
+    "UnknownPlaceError",
     "make_provider",
 ]
 

@@ -12,6 +12,10 @@ class ProviderError(UnavailableError):
     """The provider cannot be asked now, or did not do what it was asked for; it may later."""
 
 
+class UnknownPlaceError(ProviderError):
+    """The provider knows no such organization or project: of the groups in it nothing can be said."""
+
+
 class Provider(Protocol):
     """A place that runs replicas of container groups. Safe to share between threads.
 
@@ -26,7 +30,8 @@ class Provider(Protocol):
     ) -> ContainerGroup | None:
         """The group of that id and what it runs; None when that project of the organization has no such one.
 
-        Organization and project None: in anybody's, for providers that can tell.
+        Organization and project None: in anybody's, for providers that can tell. Raises UnknownPlaceError
+        when there is no such project, from providers that can tell.
         """
         ...
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kelpie.errors import NotFoundError
-from kelpie.providers.base import ProviderError
+from kelpie.providers.base import ProviderError, UnknownPlaceError
 from kelpie.providers.cloud import MERGE_PATCH, Cloud, RefusedError, segment
 from kelpie.scaling import ContainerGroup, GroupState
 
@@ -53,8 +53,11 @@ class SaladProvider:
         self._names.pop(place, None)
         try:
             listed = self._cloud.get(_path(organization, project)).get("items")
-        except NotFoundError:  # no such organization or project
-            return None
+        except NotFoundError:  # a project without groups has an empty list
+            raise UnknownPlaceError(
+                f"SaladCloud knows no project {project!r} of an organization {organization!r}, "
+                "or Kelpie's key may not see it."
+            ) from None
         if not isinstance(listed, list):
             raise ProviderError("SaladCloud answered with a list of container groups that is none.")
         for found in listed:

@@ -69,7 +69,9 @@ class Poller:
                 leased = self._store.lease(user_id, container_group_id, node, request_id)
                 if leased is not None:
                     return leased
-                if wake:
+                # Another process was faster, or the jobs that wait ban this node. Of an empty queue nobody
+                # else needs to hear: asking all of an idle fleet in turn would cost a script for every node.
+                if wake and self._store.backlogs([waiter.queue])[0].waiting:
                     self._waiters.pass_on(waiter.queue, wake)
                 if not waiter.event.wait(max(0.0, deadline - time.monotonic())):
                     return None

@@ -94,9 +94,18 @@ class Sessions:
         with translated():
             self._client.hdel(keys.session(digest_of(token)), "notice")
 
+    @staticmethod
+    def mark(token: str) -> str:
+        """What a session is known by to who may end it and nothing else, for :meth:`end_marked`."""
+        return digest_of(token)
+
     def end(self, token: str) -> None:
         """End a session; harmless when there is none."""
-        name = keys.session(digest_of(token))
+        self.end_marked(self.mark(token))
+
+    def end_marked(self, mark: str) -> None:
+        """The same by its mark."""
+        name = keys.session(mark)
         with translated():
             fields = fields_of(self._client.hgetall(name))
             self._client.delete(name)

@@ -21,9 +21,9 @@ class Waiter:
 class Waiters:
     """Wakes as many waiting polls as jobs came.
 
-    Wakes are numbered. A poll that was woken and found nothing (the job bans its node, or another process was
-    faster) passes the wake on to one that has not asked since that wake; so each wake makes every poll ask
-    once, at most, and is then forgotten.
+    Wakes are numbered. A poll that was woken and found nothing that it may have, though jobs wait, passes the
+    wake on to one that has not asked since that wake; so each wake makes every poll ask once, at most, and is
+    forgotten then, or once no job waits.
     """
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ from kelpie.http.context import require_admin, scope, services
 from kelpie.http.errors import STATUSES
 from kelpie.store import ADMIN_ID, Store
 from tests.factories import job_body
+from tests.unit.providers.clouds import SaladCloud, served
 
 NOBODY_LISTENS = "redis://127.0.0.1:1/0"
 
@@ -149,3 +150,32 @@ def test_no_answer_shows_a_key(app: Flask, key: str) -> None:
     for headers in ({"X-Kelpie-Key": wrong}, {"X-Kelpie-Key": key}):
         response = app.test_client().get("/users/me", headers=headers)
         assert key not in json.dumps(response.json)
+
+
+def test_a_rule_for_a_group_of_a_project_that_the_cloud_does_not_know_is_a_bad_request(store: Store) -> None:
+    cloud = SaladCloud()
+    group_id = cloud.add("sims")
+    user = store.users.create("ada")
+    with served(cloud):
+        app = create_app(Settings(provider="salad", salad_api_key=cloud.key, salad_api_url=cloud.url), store)
+        asked = []
+        for project in ("project-1", "misspelt"):
+            key, _ = store.users.make_key(user.id, "org one", project)
+            asked.append(
+                app.test_client().post(
+                    "/scaling-rules",
+                    json={
+                        "container_group_id": group_id,
+                        "min_replicas": 0,
+                        "max_replicas": 1,
+                        "idle_threshold_seconds": 0,
+                    },
+                    headers={"X-Kelpie-Key": key},
+                )
+            )
+        services(app).close_polls()
+        services(app).pulse.close()
+    made, refused = asked
+    assert made.status_code == 201
+    assert refused.status_code == 400
+    assert "no such container group in your organization and project" in refused.json["message"]

@@ -266,10 +266,10 @@ def test_a_group_that_is_gone_drops_its_rule(scene: Scene) -> None:
     assert told.deed.target.startswith(gone)
 
 
-def test_a_group_that_goes_while_it_is_scaled_drops_its_rule(
+def test_a_group_that_goes_while_it_is_scaled_is_looked_for_again_before_its_rule_is_dropped(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group, scaler = scene.group(), scene.scaler()
+    group, scaler = scene.group(), scene.scaler(interval_s=0.1)
     scene.submit(group, 1)
 
     def gone(_group: ContainerGroup, _replicas: int) -> None:
@@ -277,7 +277,9 @@ def test_a_group_that_goes_while_it_is_scaled_drops_its_rule(
 
     monkeypatch.setattr(scene.provider, "scale", gone)
     scene.tick(scaler)
-    assert scene.store.rules.list() == []
+    assert [one.container_group_id for one in scene.store.rules.list()] == [group]
+    scene.store.groups.delete(group)
+    wait_until(lambda: scene.tick(scaler) or not scene.store.rules.list(), "the rule is dropped")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,28 @@ def test_a_group_is_started_and_stopped_and_its_rule_ends_with_it(
     wait_until(lambda: scaler.tick() or not store.rules.list(), "its rule has ended")
 
 
+def test_rules_outlive_the_absence_of_their_whole_project(
+    salad: SaladCloud, provider: Provider, store: Store, user: User, scaler: Autoscaler
+) -> None:
+    groups = {ruled(salad, provider, store, user, name) for name in ("one", "two")}
+    salad.home = "/organizations/org%20one/projects/renamed/containers"
+    for group_id in groups:
+        store.submit(user.id, [spec(container_group_id=group_id)])
+
+    def is_noted(group_id: str) -> bool:
+        kept = [one.decision for one in store.rules.decisions(group_id)]
+        why = f"no project {PROJECT!r} of an organization {ORG!r}"
+        return any(one.action is Action.FAILED and why in one.reason for one in kept)
+
+    wait_until(lambda: scaler.tick() or all(map(is_noted, groups)), "it is noted")
+    assert {rule.container_group_id for rule in store.rules.list()} == groups
+    salad.home = SaladCloud.home
+    states = [group["current_state"] for group in salad.groups.values()]
+    wait_until(
+        lambda: scaler.tick() or all(state["status"] == "deploying" for state in states), "they are started"
+    )
+
+
 def test_a_sick_group_is_noted_and_holds_up_no_other(
     salad: SaladCloud, provider: Provider, store: Store, user: User, scaler: Autoscaler
 ) -> None:

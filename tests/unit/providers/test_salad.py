@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kelpie.errors import NotFoundError
-from kelpie.providers import ProviderError, SaladProvider
+from kelpie.providers import ProviderError, SaladProvider, UnknownPlaceError
 from kelpie.providers import cloud as module
 from kelpie.providers.cloud import Cloud
 from kelpie.scaling import ContainerGroup, GroupState
@@ -89,8 +89,9 @@ def test_a_group_made_anew_under_the_name_is_another_one(salad: SaladCloud, prov
 
 def test_a_group_of_another_project_is_not_found(salad: SaladCloud, provider: SaladProvider) -> None:
     group_id = salad.add("sims")
-    assert provider.lookup(group_id, organization=ORG, project="../project-1") is None
-    assert provider.lookup(group_id, organization="other", project=PROJECT) is None
+    for organization, project in ((ORG, "../project-1"), ("other", PROJECT)):
+        with pytest.raises(UnknownPlaceError, match=f"no project {project!r} of an organization"):
+            provider.lookup(group_id, organization=organization, project=project)
     assert provider.lookup(str(uuid.uuid4()), organization=ORG, project=PROJECT) is None
     assert all(path.count("/") == 5 for _, path in salad.asked)  # a name never becomes a path
 
@@ -165,6 +166,18 @@ def test_a_cloud_that_stays_down_is_given_up_soon(
     with pytest.raises(ProviderError, match=r"SaladCloud answered 503 to PATCH .*sims \(4 tries\)"):
         provider.scale(group, 2)
     assert len(pauses) == module.MAX_TRIES - 1
+
+
+def test_a_project_that_is_gone_says_nothing_of_its_groups(
+    salad: SaladCloud, provider: SaladProvider
+) -> None:
+    group_id = salad.add("sims")
+    assert found(provider, group_id).name == "sims"
+    salad.home = "/organizations/org%20one/projects/renamed/containers"
+    with pytest.raises(UnknownPlaceError):
+        provider.lookup(group_id, organization=ORG, project=PROJECT)
+    salad.home = SaladCloud.home
+    assert found(provider, group_id).name == "sims"
 
 
 def test_a_404_is_not_tried_again(salad: SaladCloud, provider: SaladProvider, pauses: list[float]) -> None:

@@ -137,6 +137,26 @@ def test_ten_jobs_reach_ten_of_the_waiting_polls(polls: Polls) -> None:
     assert sorted(lease.job.id for lease in leases if lease) == sorted(job.id for job in jobs)
 
 
+def test_a_job_that_another_process_was_faster_to_take_wakes_one_poll_and_not_all(polls: Polls) -> None:
+    polls.store.submit(USER, [spec()])
+    assert polls.store.lease(USER, GROUP, "of-another-process", "r" * 16) is not None
+    for i in range(40):
+        polls.start(f"node-{i}")
+    polls.waiting(40)
+    waiters = polls.poller._waiters
+    waiting, before = list(waiters._lines[USER, GROUP]), waiters._last_wake
+    queue = polls.store.find_queue(USER, GROUP)
+    assert queue is not None
+    polls.store.redis.config_resetstat()
+
+    polls.store.redis.publish("kelpie:wake", f"{queue.number} 1")  # as the other process heard it, too
+    wait_until(lambda: "cmdstat_zcard" in polls.store.redis.info("commandstats"), "a poll finds nothing")
+    polls.store.submit(USER, [spec()])
+    wait_until(lambda: len(waiters._lines[USER, GROUP]) == 39, "the next job is taken")
+
+    assert sum(one.asked > before for one in waiting) == 2
+
+
 def test_closing_ends_the_open_polls_with_nothing(polls: Polls) -> None:
     waiting = [polls.start(f"node-{i}") for i in range(5)]
     polls.waiting(5)

@@ -109,6 +109,32 @@ def test_a_user_gets_in_as_himself_and_where_he_wanted_to_go(
     assert own.id == key.id
 
 
+def test_a_log_in_ends_the_session_that_the_browser_had(visit: Visit, provider: Issuer, store: Store) -> None:
+    user = store.users.create(ADA)
+    client = visit()
+    log_in(client, provider)
+    old = client.get_cookie("kelpie_session", path="/ui")
+    assert old is not None
+    [first] = store.users.keys(user.id)
+    address = begin(client)
+    client.delete_cookie("kelpie_session", path="/ui")  # SameSite=Strict: the provider's pages do not send it
+    assert come_back(client, provider.log_in(address)).status_code == 200
+    assert client.get("/ui").status_code == 200
+    assert store.sessions.find(old.value) is None
+    assert [one.id for one in store.users.keys(user.id)] != [first.id]
+
+
+def test_a_log_in_that_comes_to_nothing_leaves_the_session(
+    visit: Visit, provider: Issuer, store: Store
+) -> None:
+    store.users.create(ADA)
+    client = visit()
+    log_in(client, provider)
+    provider.error = "access_denied"
+    refused(log_in(client, provider), "has not logged you in")
+    assert client.get("/ui").status_code == 200
+
+
 def test_a_session_ends_with_its_user(visit: Visit, provider: Issuer, store: Store) -> None:
     user = store.users.create(ADA)
     client = visit()
@@ -204,7 +230,8 @@ def test_a_log_in_belongs_to_the_browser_that_began_it_and_happens_once(
 
 
 @pytest.mark.parametrize(
-    "cookie", ["", "x", "é", "W10=", "WzEsMiwzLDRd", "e30=", "A" * 5000, "WyJcdWQ4MDAiLCJhIiwiYiIsIi8iXQ=="]
+    "cookie",
+    ["", "x", "é", "W10=", "WzEsMiwzLDQsNV0=", "e30=", "A" * 5000, "WyJcdWQ4MDAiLCJhIiwiYiIsIiIsIi8iXQ=="],
 )
 def test_a_cookie_that_is_none_of_ours_is_refused(
     visit: Visit, provider: Issuer, store: Store, cookie: str
