@@ -23,6 +23,7 @@ from tests.api import ApiUser
 from tests.system import contract_rows as rows
 
 TESTS = Path(__file__).parents[1]
+HELPERS = TESTS / "system/contract.py"
 OVER_REAL_HTTP = [*(TESTS / "system").glob("test_*.py"), TESTS / "unit/http/test_hardening.py"]
 
 SECRET, NOW = "whsec_c2VjcmV0", datetime.now(UTC)
@@ -50,18 +51,28 @@ NO_TEST_CAN_MEET = {("POST /users/me/webhook-secret/rotate", "404")}
 
 @cache
 def sources() -> dict[str, str]:
-    """The source of every test over real HTTP, with its parameters and the helpers beside it, by its name."""
+    """The source of every test over real HTTP and of the helpers that it calls, by its name."""
+    shared = functions_of(HELPERS)
     found: dict[str, str] = {}
     for path in OVER_REAL_HTTP:
-        text = path.read_text()
-        lines = text.splitlines()
-        functions = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
-        for name, function in functions.items():
+        functions = functions_of(path)
+        helpers = {name: text for name, (text, _) in (shared | functions).items()}
+        for name, (text, called) in functions.items():
             if name.startswith("test_"):
-                called = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-                for part in (function, *(functions[helper] for helper in functions.keys() & called)):
-                    first = min([part.lineno, *(decorator.lineno for decorator in part.decorator_list)])
-                    found[name] = "\n".join([found.get(name, ""), *lines[first - 1 : part.end_lineno]])
+                found[name] = "\n".join([text, *(helpers[helper] for helper in helpers.keys() & called)])
+    return found
+
+
+def functions_of(path: Path) -> dict[str, tuple[str, set[str]]]:
+    """The source of each function of a file, with its decorators, and the names that it speaks of."""
+    text = path.read_text()
+    lines = text.splitlines()
+    found: dict[str, tuple[str, set[str]]] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            called = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno]), called
     return found
 
 
