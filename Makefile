@@ -34,7 +34,7 @@ screenshots: $(VENV)/dev.done  ## Pictures of every page of the dashboard, light
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 bench: $(VENV)/bench.done  ## Print the benchmarks' figures; takes a quarter of an hour, and wants the machine for itself
-	for name in peers http_api scale dashboard polls latency recovery worker_cost cell; do \
+	for name in peers http_api scale dashboard pages polls latency recovery worker_cost cell; do \
 	  $(BIN)/python -m tests.bench.$$name || exit 1; done
 
 bench-sync: $(VENV)/bench.done  ## Hold kelpie data against its peers; half an hour, 8 GiB of shared memory

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kelpie.job import iso
+from kelpie.job import from_iso, iso
 
 MAX_METRICS = 32
+MAX_POINT_METRICS = 8
+"""Metrics whose course over time is kept: the first that a command tells."""
 MAX_METRIC_NAME_CHARS = 48
 MAX_STEP = 2**53
 MAX_AGE_S = 1e9
@@ -107,6 +109,38 @@ class Progress:
             "eta": iso(eta),
         }
         return wire | {"metrics": dict(self.metrics)} if metrics else wire
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressPoint:
+    """How far a job was at one time, in ms since 1970 UTC: one of many that tell how it went."""
+
+    time: int
+    attempt: int
+    fraction: float | None = None  # of the work, 0…1
+    step: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the first MAX_POINT_METRICS of those told
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> ProgressPoint:
+        """What :meth:`to_wire` made."""
+        return cls(
+            time=from_iso(wire["time"]) or 0,
+            attempt=wire["attempt"],
+            fraction=_float(wire["fraction"]),
+            step=_float(wire["step"]),
+            metrics={name: float(value) for name, value in wire["metrics"].items()},
+        )
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON form, times as ISO-8601."""
+        return {
+            "time": iso(self.time),
+            "attempt": self.attempt,
+            "fraction": self.fraction,
+            "step": _plain(self.step),
+            "metrics": dict(self.metrics),
+        }
 
 
 def number(value: object, low: float = -math.inf, high: float = math.inf) -> float | None:

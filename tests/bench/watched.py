@@ -19,8 +19,8 @@ import structlog
 
 from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import SyncEngine
+from kelpie_worker.sync.settings import SyncSettings
 
 
 class Times:

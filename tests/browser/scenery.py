@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from kelpie.store import Store
 from tests.api import ApiUser
 from tests.factories import job_body
+
+STEPS = 8
+"""Words of each attempt on its progress, after the first."""
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}\x1b[31m"
 """What must show as text wherever it stands."""
@@ -36,6 +40,15 @@ def lease(user: ApiUser, group: str, node: str) -> dict[str, str]:
 def report(user: ApiUser, held: dict[str, str], what: str, **more: object) -> None:
     """What a node says about its job."""
     user.ok("POST", f"/jobs/{held['id']}/{what}", json={**held, **more})
+
+
+def run(user: ApiUser, held: dict[str, str], begin: int, end: int, *, age_s: float) -> None:
+    """What a node tells of the progress of its job, from that long ago on until as long ago again."""
+    for part in range(STEPS + 1):
+        step = begin + (end - begin) * part // STEPS
+        metrics = {"energy": -1.53 + 0.4 * math.exp(-step / 9000), HOSTILE[:38]: math.sin(step / 5000)}
+        told = {"step": step, "total": 90_000, "fraction": step / 90_000, "metrics": metrics}
+        report(user, held, "heartbeat", progress=told | {"age_s": age_s * (1 - part / STEPS / 2)})
 
 
 def paint(user: ApiUser) -> Scenery:
@@ -68,10 +81,18 @@ def paint(user: ApiUser) -> Scenery:
     failed = submit(arguments=["relax.py", "--steps", "-1"], labels=labels, max_failures=1)
     report(user, lease(user, group, "node-b"), "failed", exit_code=1, reason="exit code 1")
     running = submit(arguments=["relax.py", "--steps", "90000"], labels=labels, sync=sync)
-    report(user, lease(user, group, "node-a"), "failed", exit_code=137, reason="killed by SIGKILL")
+    first = lease(user, group, "node-a")
+    run(user, first, 0, 40_000, age_s=7200)
+    report(user, first, "failed", exit_code=137, reason="killed by SIGKILL")
     report(user, lease(user, group, "node-b"), "released")
-    progress = {"fraction": 0.4, "step": 36_000, "total": 90_000, "metrics": {"energy": -1.52}}
-    report(user, lease(user, group, "node-c"), "heartbeat", progress=progress)
+    third = lease(user, group, "node-c")
+    run(user, third, 30_000, 36_000, age_s=1800)
+    transfers = {
+        "before": [{"state": "done", "files": 12, "bytes": 3_400_000_000, "unchanged": 3, "last_age_s": 900}],
+        "during": [{"state": "moving", "files": 36, "bytes": 7_600_000, "last_age_s": 20}],
+    }
+    transfers["during"][0] |= {"waiting_files": 1, "waiting_bytes": 210_000, "failures": 1}
+    report(user, third, "heartbeat", transfers=transfers)
     pending = submit(
         arguments=["relax.py", "--seed", "7"], labels=labels, webhook="http://127.0.0.1:9/hook?t=secret"
     )

@@ -24,8 +24,9 @@ from tests.browser.people import DESK, PHONE, Person, chromium
 from tests.browser.scenery import lease, paint, report
 from tests.factories import spec
 
-STORY_S = 2.5
-"""How long each attempt of the job in the story takes; its leases last two seconds."""
+BEAT_S = 0.1
+EXPIRY_S = 2.5
+"""The leases of the job in the story last two seconds."""
 
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"theme": "light", "viewport": DESK},
@@ -62,23 +63,32 @@ def day(store: Store, user: ApiUser, group: str) -> None:
     store.redis.hincrby(QueueKeys(queue.number).counters, "lost_ms", 3_100_000)
 
 
+def work(user: ApiUser, held: dict[str, str], begin: int, end: int, *, beats: int) -> None:
+    """Relax a lattice from one step to another, and tell so."""
+    for beat in range(beats + 1):
+        step = begin + (end - begin) * beat // beats
+        told = {
+            "energy": -1.5214 + 0.42 * math.exp(-step / 16_000) + 0.01 * math.sin(step / 700),
+            "acceptance": 0.44 + 0.06 * math.sin(step / 9000) + 0.03 * math.cos(step / 900),
+            "step_ms": 2.1 + 0.2 * math.sin(step / 300) + (0.9 if step % 7 == 3 else 0),
+        }
+        progress = {"fraction": step / 90_000, "step": step, "total": 90_000, "rate": 0.0004}
+        report(user, held, "heartbeat", progress=progress | {"metrics": told})
+        time.sleep(BEAT_S)
+
+
 def story(user: ApiUser, group: str) -> str:
     """A job that was lost with one node, failed on another and runs on a third."""
     labels = {"sweep": "lattice-64", "seed": "7"}
     arguments = ["relax.py", "--steps", "90000", "--resume", "/ckpt"]
     body = {"command": "python", "arguments": arguments, "container_group_id": group, "labels": labels}
     job = user.submit(body | {"sync": {}, "heartbeat_interval": 1, "priority": 9})
-    lease(user, group, "spot-eu-17")
-    time.sleep(STORY_S)  # its lease expires
+    work(user, lease(user, group, "spot-eu-17"), 0, 31_000, beats=30)
+    time.sleep(EXPIRY_S)
     failing = lease(user, group, "spot-us-03")
-    time.sleep(1)
-    report(user, failing, "heartbeat")
+    work(user, failing, 25_000, 36_000, beats=12)
     report(user, failing, "failed", exit_code=137, reason="killed by SIGKILL", out_of_memory=True)
-    running = lease(user, group, "spot-us-21")
-    for step in range(36_000, 52_000, 4000):
-        time.sleep(1)
-        progress = {"fraction": step / 90_000, "step": step, "total": 90_000, "rate": 0.0004}
-        report(user, running, "heartbeat", progress=progress | {"metrics": {"energy": -1.5214}})
+    work(user, lease(user, group, "spot-us-21"), 35_000, 57_000, beats=40)
     return str(job["id"])
 
 

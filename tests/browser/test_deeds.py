@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import uuid
+from contextlib import closing
+from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from kelpie.embedded.s3 import S3Server
+from kelpie.transfers import PHASES
 from tests.api import ApiUser
 from tests.browser.pages import group_number
 from tests.browser.people import Person
@@ -61,6 +65,61 @@ def test_the_timeline_grows_when_a_node_is_killed(user: Person, fleet: Fleet) ->
     expect(page.locator("#attempts")).to_have_text("2")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#status")).to_have_text("canceled")
+
+
+def test_the_data_of_a_job_is_counted_before_ones_eyes(
+    user: Person, api: ApiUser, s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    with closing(s3.client()) as client:
+        for name, size in (("a", 1000), ("b", 2000)):
+            client.put_object(Bucket=bucket, Key=f"in/{name}", Body=b"x" * size)
+
+    def entry(folder: str, prefix: str, direction: str) -> dict[str, str]:
+        return {"bucket": bucket, "prefix": prefix, "local_path": folder, "direction": direction}
+
+    with closing(Fleet(api, tmp_path, f"group-{uuid.uuid4().hex[:8]}", storage=s3.environment)) as fleet:
+        job_id = fleet.submit(
+            f"head -c 500 in/a > ck/1; until test -e {tmp_path}/go-on; do sleep 0.1; done; cp in/* out*",
+            sync={
+                "before": [entry("in", "in/", "download")],
+                "during": [entry("ck", "ck/", "upload")],
+                "after": [entry("out<b>", "out/", "upload")],
+            },
+        )
+        page = user.go(f"/jobs/{job_id}")
+        data = page.get_by_role("region", name="Data")
+        before, during, after = (data.locator(f"[data-phase={phase}]") for phase in PHASES)
+        expect(after).to_contain_text("out<b>")
+        expect(data.get_by_role("columnheader", name="State")).to_have_count(0)
+        fleet.node()
+        expect(before).to_contain_text("done 2 files, 3 kB – – ")
+        expect(during).to_contain_text("watching 1 file, 500 B")
+        expect(after).to_contain_text("not begun 0 files")
+        (tmp_path / "go-on").touch()
+        expect(page.locator("#status")).to_have_text("completed")
+        expect(after).to_contain_text("done 2 files, 3 kB")
+        expect(during).to_contain_text("done 1 file, 500 B")
+        expect(page.locator("#data")).to_contain_text("Told by the node of attempt 1, at")
+
+
+def test_the_plots_of_progress_grow_while_one_looks(user: Person, api: ApiUser) -> None:
+    group = f"group-{uuid.uuid4().hex[:8]}"
+    job = api.submit(job_body(container_group_id=group))
+    held = lease(api, group, "node-a")
+
+    def tell(fraction: float, loss: float) -> None:
+        report(api, held, "heartbeat", progress={"fraction": fraction, "metrics": {"loss <b>": loss}})
+
+    tell(0.25, 4)
+    page = user.go(f"/jobs/{job['id']}")
+    expect(page.locator('[data-figure="progress"]')).to_have_text("25 %")
+    expect(page.locator("#curves")).to_have_count(0)  # one word is no line
+    mark(page)
+    tell(0.75, 1)
+    plot = page.get_by_role("img", name="Progress over")
+    expect(plot).to_have_accessible_name(re.compile("from 25 % to 75 %"))
+    expect(page.get_by_role("img", name="loss <b> over")).to_have_accessible_name(re.compile("from 4 to 1"))
+    assert is_marked(page)
 
 
 def test_what_a_command_prints_is_followed_and_escape_codes_show(user: Person, fleet: Fleet) -> None:

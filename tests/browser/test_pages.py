@@ -58,6 +58,18 @@ def test_axe_finds_nothing_on_any_page_in_either_theme_and_none_is_wider_than_a_
     assert {title: wrong for title, wrong in found.items() if wrong} == {}
 
 
+def test_axe_finds_nothing_on_the_page_that_tries_calls_out(visitor: Person) -> None:
+    page = visitor.page
+    page.goto(f"{visitor.url}/docs")
+    page.locator("#operations-Jobs-listJobs button.opblock-summary-control").click()
+    page.get_by_role("button", name="Try it out").click()
+    expect(page.get_by_role("button", name="Execute")).to_be_visible()
+    expect(page).to_have_url(f"{visitor.url}/docs#/Jobs/listJobs")
+    for alike in (".opblock:not(.is-open)", "article.json-schema-2020-12"):  # it is slow to look at hundreds
+        page.locator(alike).evaluate_all("all => all.slice(9).forEach((one) => one.remove())")
+    assert visitor.violations() == []
+
+
 def test_hostile_words_show_as_text(user: Person, api: ApiUser) -> None:
     scenery = paint(api)
     page = user.page

@@ -32,8 +32,8 @@ from redis.exceptions import RedisError
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
 from kelpie.store.scripts import PRELUDE, QUEUE_SCRIPTS, read_lua
+from tests.proof.comparison import Disagreement
 from tests.proof.equivalent import EQUIVALENT
-from tests.proof.harness import Disagreement
 from tests.proof.mutation import Mutant, mutants_of
 from tests.proof.virtual import make_client
 from tests.proof.walk import plan_of, run_plan
@@ -45,6 +45,7 @@ WALK_TIMEOUT_S = (
     20  # of one seed, which takes a quarter of a second; a mutant may make the store repeat for ever
 )
 STORE_TESTS_TIMEOUT_S = 500
+PROGRESS_EVERY = 100
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -229,20 +230,26 @@ def main(arguments: Sequence[str]) -> int:
         mutants, processes=options.processes, store_tests=not options.walk_only, walks=options.walks
     ):
         fates[verdict.fate] += 1
+        if fates.total() % PROGRESS_EVERY == 0:
+            took_s = time.monotonic() - started
+            print(f"… {fates.total()} of {len(mutants)} in {took_s:.0f} s: {_summary(fates)}", flush=True)
         if options.all or verdict.fate == "survived":
             print(
                 f"{verdict.fate:10} {verdict.took_s:6.1f} s  {verdict.mutant.name}  {verdict.detail}",
                 flush=True,
             )
-    print(
-        f"{len(mutants)} mutants in {time.monotonic() - started:.0f} s: {fates['walk']} caught by the walk, "
-        f"{fates['tests']} by tests of the store, {fates['equivalent']} equivalent, "
-        f"{fates['invalid']} do not compile, {fates['survived']} survived"
-    )
+    print(f"{len(mutants)} mutants in {time.monotonic() - started:.0f} s: {_summary(fates)}")
     stale: list[Any] = stale_equivalents()
     for entry in stale:
         print("EQUIVALENT lists what is no mutant:", *entry, sep="\n  ")
     return 1 if fates["survived"] or stale else 0
+
+
+def _summary(fates: Counter[str]) -> str:
+    return (
+        f"{fates['walk']} caught by the walk, {fates['tests']} by tests of the store, "
+        f"{fates['equivalent']} equivalent, {fates['invalid']} do not compile, {fates['survived']} survived"
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ from kelpie.job import Holder, JobStatus, Lease, Outcome
 from kelpie.platform import relay as relay_module
 from kelpie.platform.relay import Relay
 from kelpie.store import Store
-from tests.proof.harness import USER, Harness
+from tests.proof.comparison import USER
+from tests.proof.harness import Harness
 from tests.proof.virtual import Client, make_client, seeded
 from tests.proof.witness import Witness
 

@@ -34,8 +34,8 @@ import structlog
 from kelpie.embedded.s3 import S3Server
 from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import CanceledTransfer, NullObserver, SyncEngine, SyncError, retry
+from kelpie_worker.sync.settings import SyncSettings
 from tests.fault_proxy import (
     FLIP_DOWN,
     FLIP_UP,

@@ -9,7 +9,7 @@ import pytest
 
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.store.scripts import read_lua
-from tests.proof.harness import Disagreement
+from tests.proof.comparison import Disagreement
 from tests.proof.simulation import Totals, restarting, run_seed
 from tests.proof.virtual import Client, make_client
 

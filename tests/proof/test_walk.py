@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kelpie.store.scripts import read_lua
-from tests.proof.harness import Disagreement
+from tests.proof.comparison import Disagreement
 from tests.proof.virtual import Client
 from tests.proof.walk import COMMANDS, STEPS, explain, plan_of, run_plan, run_seed, shrink
 

@@ -21,7 +21,8 @@ from typing import Any
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.job import Holder, JobSpec, Lease, Outcome
 from tests.factories import spec
-from tests.proof.harness import LABELS, Harness
+from tests.proof.comparison import LABELS
+from tests.proof.harness import Harness
 from tests.proof.virtual import Client, make_client, seeded
 
 STEPS = 250

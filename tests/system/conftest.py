@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from kelpie.embedded.s3 import S3Server
+from kelpie.embedded.valkey import ValkeyServer
 from tests.api import ApiServer, ApiUser
 from tests.system.fleet import Fleet
+from tests.system.world import World, start_world
 
 
 def make_fleet(api: ApiUser, node_dir: Path, s3: S3Server, **how: Any) -> Fleet:
@@ -54,3 +56,17 @@ def any_fleet(
     fleet = make_fleet(api, node_dir, s3, api_url=api_url)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """An API that tests of credentials share, on a Valkey of its own."""
+    directory = tmp_path_factory.mktemp("credentials")
+    with ValkeyServer(directory / "valkey") as broker:
+        yield from start_world(broker.url, directory)
+
+
+@pytest.fixture
+def own_world(valkey: ValkeyServer, tmp_path: Path) -> Iterator[World]:
+    """An API of one test alone, which remembers answers for no time at all while it gets new ones."""
+    yield from start_world(valkey.url, tmp_path, KELPIE_AUTH_CACHE_S="0", KELPIE_AUTH_TIMEOUT_S="0.3")

@@ -20,6 +20,20 @@ UNKNOWN_IDS = [
     "x" * 300,
     "..%00",
 ]
+OLD_KEYS = {
+    *("id", "user_id", "status", "created", "started", "completed", "canceled", "failed", "heartbeat"),
+    *("command", "arguments", "environment", "container_group_id", "max_failures", "heartbeat_interval"),
+    *("webhook", "compression", "sync", "num_failures", "num_heartbeats", "machine_id"),
+}
+"""What every job has that clients of before know of, beside the six keys of the legacy form."""
+
+NEW_KEYS = {
+    *("attempt", "priority", "labels", "waiting_for", "webhook_events", "max_runtime_s", "not_before"),
+    *("retry_backoff_s", "on_hold", "banned_nodes"),
+}
+CHANGES = ["hold", "resume", "requeue", "unban", "prioritize"]
+BODIES = {"prioritize": {"priority": 9}}
+"""What changes take; without an entry nothing."""
 REPORTS = ["heartbeat", "completed", "failed", "released"]
 
 
@@ -69,3 +83,13 @@ def assert_admin_only(api: ApiUser, method: str, path: str) -> None:
     """A user's call is 403, whatever its body."""
     refused(api.request(method, path), 403, "Forbidden")
     refused(api.request(method, path, body=b"{"), 403, "Forbidden")
+
+
+def change(api: ApiUser, job: dict[str, Any], name: str, **how: Any) -> dict[str, Any]:
+    """The job after a change that must be 200."""
+    status, headers, changed = api.request("POST", f"/jobs/{job['id']}/{name}", **how)
+    assert status == 200, changed
+    assert headers["Content-Type"] == "application/json"
+    replies.JobReply.model_validate(changed)
+    assert changed["id"] == job["id"]
+    return dict(changed)

@@ -15,6 +15,7 @@ from kelpie.embedded.processes import LOOPBACK
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
 from kelpie.job import JobStatus, Outcome
+from kelpie.progress import ProgressReport
 from kelpie.store import Store
 from kelpie_worker.redis_queue import RedisQueue
 from tests.api import ApiServer
@@ -117,7 +118,8 @@ def test_the_api_works_as_its_user(broker: Broker, tmp_path: Path) -> None:
         path = f"/work?machine_id=node-1&container_group_id={GROUP}&wait=5"
         [leased] = user.ok("GET", path)
         report = {"machine_id": "node-1", "container_group_id": GROUP, "lease": leased["lease"]}
-        assert user.ok("POST", f"/jobs/{leased['id']}/heartbeat", json=report)["status"] == "running"
+        beat = report | {"progress": {"fraction": 0.5}}
+        assert user.ok("POST", f"/jobs/{leased['id']}/heartbeat", json=beat)["status"] == "running"
         user.ok("POST", f"/jobs/{leased['id']}/completed", json=report)
         assert user.job(leased["id"])["status"] == "completed"
         [failing] = user.ok("GET", "/work?machine_id=node-1&container_group_id=a")
@@ -175,7 +177,7 @@ def test_a_node_works_as_its_user_and_sees_its_own_queue_only(broker: Broker, tm
     )
     first = queue.lease(5)
     assert first is not None
-    assert queue.heartbeat(first).status is JobStatus.RUNNING
+    assert queue.heartbeat(first, progress=ProgressReport(0.5)).status is JobStatus.RUNNING
     queue.completed(first)
     second = queue.lease(5)
     assert second is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Response
@@ -13,12 +13,14 @@ from kelpie.errors import InvalidInputError
 from kelpie.http.audit import note
 from kelpie.http.context import principal, require, services
 from kelpie.http.events import BEFORE_A_JOB_MS
-from kelpie.job import LIVE, Attempt, Job, JobStatus
+from kelpie.job import LIVE, Attempt, Job, JobStatus, SyncEntry
 from kelpie.secrets import masked_job, masked_output
 from kelpie.store import PlacedEvent, Scope
 from kelpie.store.clock import wall_ms
 from kelpie.store.events import Position
+from kelpie.transfers import PHASES, EntryTransfers, Transfers, TransferState
 from kelpie_web.bulk import priority_of
+from kelpie_web.curves import curves
 from kelpie_web.timeline import timeline
 from kelpie_web.ui import back, form, owner, page, ui
 
@@ -49,6 +51,7 @@ def job(job_id: str) -> Response:
     )
     wire = shown(found)
     progress = store.progress([found]).get(job_id)
+    moved = store.transfers(job_id, user_id=owner())
     return page(
         "job.html",
         job=found,
@@ -58,6 +61,7 @@ def job(job_id: str) -> Response:
         ),
         attempts=attempts,
         progress=progress,
+        curves=curves(store.progress_history(job_id, user_id=owner())) if progress else None,
         eta=progress.eta(found.attempt, wall_ms()) if progress and found.held else None,
         uploads=store.upload_backlog(job_id, user_id=owner()) if found.held else None,
         timeline=timeline(attempts, created=found.created, now=wall_ms()),
@@ -65,7 +69,8 @@ def job(job_id: str) -> Response:
         is_own=is_own,
         is_live=found.status in LIVE,
         can_requeue=found.status in {JobStatus.FAILED, JobStatus.CANCELED} or found.due is not None,
-        sync=_sync(found),
+        sync=_sync(found, moved),
+        moved=moved,
     )
 
 
@@ -153,10 +158,46 @@ def _events(found: Job) -> list[PlacedEvent]:
     return store.events.job_page(queue, found.id, first, store.events.now_ms() + 1, SHOWN_EVENTS)
 
 
-def _sync(found: Job) -> list[tuple[str, Any]]:
-    """What it brings and leaves: when, and the entry."""
-    if found.spec.sync is None:
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """An entry of the job's sync, and what was moved for it."""
+
+    phase: str  # before, during or after
+    entry: SyncEntry
+    moved: EntryTransfers | None  # None: no node has said
+    last: int | None  # when a file was last moved, ms
+    state: str  # in a word
+
+
+def _sync(found: Job, moved: Transfers | None) -> list[EntryRow]:
+    """What it brings and leaves, in the order of its definition."""
+    spec = found.spec
+    plan = spec.sync
+    if spec.legacy is not None:  # the node's own settings say where
+        plan = spec.legacy.to_sync(
+            input_dir="$INPUT_DIR", checkpoint_dir="$CHECKPOINT_DIR", output_dir="$OUTPUT_DIR"
+        )
+    if plan is None:
         return []
-    plan = found.spec.sync
-    sides = (("before", plan.before), ("during", plan.during), ("after", plan.after))
-    return [(when, entry) for when, entries in sides for entry in entries]
+    goes_on = moved is not None and found.held and moved.attempt == found.attempt
+    rows = []
+    for phase in PHASES:
+        told = () if moved is None else getattr(moved.report, phase)
+        for number, entry in enumerate(getattr(plan, phase)):
+            one = told[number] if number < len(told) else None
+            last = None if one is None or moved is None else moved.last(one)
+            rows.append(EntryRow(phase, entry, one, last, _state_of(phase, one, goes_on=goes_on)))
+    return rows
+
+
+def _state_of(phase: str, moved: EntryTransfers | None, *, goes_on: bool) -> str:
+    """How far an entry is, in a word; of an attempt that is over, whether it came to its end."""
+    if moved is None:
+        return "–"
+    if moved.state is TransferState.DONE:
+        return "done"
+    if moved.state is TransferState.WAITING:
+        return "not begun"
+    if not goes_on:
+        return "not finished"
+    return "watching" if phase == "during" and not moved.waiting_files else "moving"

@@ -21,7 +21,8 @@ from typing import Protocol
 
 import structlog
 
-from kelpie.job import NOTHING_KNOWN, Outcome, UploadBacklog
+from kelpie.job import NOTHING_KNOWN, FinishReply, Outcome, UploadBacklog
+from kelpie.transfers import TransferReport
 from kelpie_worker.claims import FolderClaims, folders_of
 from kelpie_worker.command_run import CommandRun
 from kelpie_worker.disk import MiB, NoRoomError, low_on_space, used_bytes
@@ -37,7 +38,7 @@ from kelpie_worker.stop import Stop
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
 
 _TELL_S = 1.0
-"""How long the end of a command waits for its last word on its progress to be told."""
+"""How long each try of a report waits for the last word on progress and transfers to be told."""
 
 _ANY_FOLDER = (Path("/"),)
 
@@ -130,6 +131,7 @@ class Attempt:
             on_unreachable=self._lose_sight,
             backlog=self._to_upload,
             progress=lambda: self._run.said,
+            transfers=self._moved,
             on_drain=self._on_drain,
         )
 
@@ -214,7 +216,6 @@ class Attempt:
             logs, woken=self._changed, must_end=lambda: self._lost is not None or self._leaving()
         )
         assert self._run.exit is not None
-        self._heartbeat.tell(_TELL_S)
         self._file.command_exited(self.job.id, self._run.exit.code)
 
         self._enter(State.DRAINING)
@@ -241,9 +242,7 @@ class Attempt:
             self._sync.finalize()
         except SyncError as error:
             return self._fail(Outcome.SYNC_FAILED, str(error))
-        self._begin_report()
-        if self._reporter.send(lambda: self._queue.completed(self.job)) is None:
-            raise _AbandonedError
+        self._report(lambda: self._queue.completed(self.job))
         self._log.info("job completed")
         self._file.job_ended(self.job.id, completed=True)
         return self._end(State.DONE)
@@ -292,23 +291,15 @@ class Attempt:
 
     def _release(self) -> None:
         """Hand the job back. Worth telling only while nobody else can have been given it."""
-        self._begin_report()
-        reply = self._reporter.send(
-            lambda: self._queue.released(self.job), until=lambda: self._heartbeat.remaining_s <= 0
-        )
-        if reply is None:
-            raise _AbandonedError
+        self._report(lambda: self._queue.released(self.job), until=lambda: self._heartbeat.remaining_s <= 0)
         self._log.info("job released")
         self._file.job_left(self.job.id)
         self._end(State.DONE)
 
     def _fail(self, outcome: Outcome, reason: str) -> None:
-        self._begin_report()
         code = None if self._run.exit is None else self._run.exit.code
         end = self._run.end if outcome is Outcome.APP_FAILED else NOTHING_KNOWN
-        reply = self._reporter.send(lambda: self._queue.failed(self.job, outcome, code, reason, end))
-        if reply is None:
-            raise _AbandonedError
+        reply = self._report(lambda: self._queue.failed(self.job, outcome, code, reason, end))
         self.node_bans = reply.node_bans
         self._log.warning(
             "job failed on this node",
@@ -330,9 +321,21 @@ class Attempt:
         self._file.job_left(self.job.id)
         self._end(State.ABANDONED)
 
-    def _begin_report(self) -> None:
+    def _report(
+        self, report: Callable[[], FinishReply], until: Callable[[], bool] = lambda: False
+    ) -> FinishReply:
+        """Tell the end, after the log and the last figures: whoever hears of it finds them."""
         self._enter(State.REPORTING)
         self._run.flush_log()
+
+        def last() -> FinishReply:
+            self._heartbeat.tell(_TELL_S)
+            return report()
+
+        reply = self._reporter.send(last, until=until)
+        if reply is None:
+            raise _AbandonedError
+        return reply
 
     def _end(self, state: State) -> None:
         self._heartbeat.stop()
@@ -399,6 +402,9 @@ class Attempt:
 
     def _to_upload(self) -> UploadBacklog:
         return UploadBacklog() if self._sync is None else self._sync.backlog.to_tell()
+
+    def _moved(self) -> TransferReport:
+        return TransferReport() if self._sync is None else self._sync.transfers
 
     def _leaving(self) -> bool:
         """Whether the command is to end early, for another node to go on."""

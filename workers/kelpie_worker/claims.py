@@ -7,7 +7,6 @@ until its next process has emptied them. Only taking needs a lock: what a slot g
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -18,9 +17,10 @@ from pathlib import Path
 import structlog
 
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
+from kelpie_worker.locks import holder, try_lock
 from kelpie_worker.slot_places import SLOT_FOLDERS
 from kelpie_worker.sync.folders import job_folder
+from kelpie_worker.sync.settings import SyncSettings
 
 CLAIMS_NAME = ".kelpie-claims.json"
 _LOCK_NAME = ".kelpie-slots.lock"
@@ -58,17 +58,22 @@ class FolderClaims:
         """Claim the folders for the attempt ``name``; in words what is in the way, None: nothing. OSError."""
         with self._lock, self._alone() as alone:
             if not alone:
-                return f"another slot has held {self._machine / _LOCK_NAME} for {_LOCK_TIMEOUT_S:g} s"
+                lock = self._machine / _LOCK_NAME
+                return f"another slot (pid {holder(lock)}) has held {lock} for {_LOCK_TIMEOUT_S:g} s"
             why = self._in_the_way(folders)
             if why is None and folders:
                 self._mine[name] = [str(folder) for folder in folders]
                 self._write()
             return why
 
+    def in_the_way(self, folders: Sequence[Path]) -> str | None:
+        """In words why they could not be taken now; None: they could."""
+        with self._lock:
+            return self._in_the_way(folders)
+
     def are_free(self, folders: Sequence[Path]) -> bool:
         """Whether they could be taken now."""
-        with self._lock:
-            return self._in_the_way(folders) is None
+        return self.in_the_way(folders) is None
 
     def give_back(self, name: str) -> None:
         """The attempt's folders are empty. OSError."""
@@ -112,22 +117,17 @@ class FolderClaims:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:
         """Whether no other slot takes a folder meanwhile. OSError."""
-        descriptor = os.open(self._machine / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = _lock_soon(self._machine / _LOCK_NAME)
         try:
-            yield _lock_soon(descriptor)
+            yield descriptor is not None
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
 
-def _lock_soon(descriptor: int) -> bool:
-    """Whether the file could be locked: a process that has it may be stopped, for hours."""
+def _lock_soon(file: Path) -> int | None:
+    """The lock, if it is free in time: a process that has it may be stopped, for hours. OSError."""
     deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return True
+    while (descriptor := try_lock(file)) is None and time.monotonic() < deadline:
+        time.sleep(_LOCK_POLL_S)
+    return descriptor

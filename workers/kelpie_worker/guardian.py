@@ -1,15 +1,16 @@
 """Starts a job's command, adopts everything that descends from it, and leaves nothing of it behind.
 
-Run as a script of its own (``python -I -S guardian.py FD``), one per command: it outlives a worker that is
-killed just long enough to kill what the command has started, also what left its group, its session or its
-parents. Between fork and exec nothing of the worker's state is there to go wrong, unlike in a ``preexec_fn``;
-and this process keeps the worker's environment, so that a job's ``LD_LIBRARY_PATH`` or ``PYTHONHOME`` meets
-the command alone.
+Run as a program of its own, one per command, from the source that came with its order: it outlives a
+worker that is killed just long enough to kill what the command has started, also what left its group, its
+session or its parents. Between fork and exec nothing of the worker's state is there to go wrong, unlike in a
+``preexec_fn``; and this process keeps the worker's environment, so that a job's ``LD_LIBRARY_PATH`` or
+``PYTHONHOME`` meets the command alone.
 
-The open file FD holds JSON: ``argv``, ``env``, ``report``, a pipe to the worker, and ``group``, the file by
-which the command joins its cgroup, or null. Its standard input is a
-pipe from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
-the end of the pipe, which comes with the end of the worker. Asked for either, it ends when nothing is left.
+The open file that its first argument numbers holds JSON: ``argv``, ``env``, ``report``, a socket to the
+worker, ``started`` and ``wake``, both ends of sockets for its own use, where pipes would be open to the
+command, and ``group``, the file by which the command joins its cgroup, or null. Its standard input is a
+socket from the worker: ``t`` sends SIGTERM to all there is, ``k`` SIGKILL until nothing is left, and so does
+its end, which comes with the end of the worker. Asked for either, it ends when nothing is left.
 
 The report is JSON, one object per line: ``{"pid"}``; ``{"started"}``, or ``{"why", "code"}`` if it does not
 (127: not found, 126: anything else, as a shell would say); ``{"exit" or "signal", "told"}`` when the command
@@ -99,16 +100,17 @@ def kill_below(root: int, spared: frozenset[int] = frozenset()) -> int:
 
 
 class Guardian:
-    """The command, the worker at the other end of the pipes, and all that comes to life in between."""
+    """The command, the worker at the other end of the sockets, and all that comes to life in between."""
 
-    def __init__(self, command: int, report: int) -> None:
+    def __init__(self, command: int, report: int, wake: list[int]) -> None:
         self._command = command
         self._report = report
+        self._wake = wake
         self._told = self._killing = self._exited = False
 
     def watch(self) -> None:
         """Until it was asked to end the command and nothing of it is alive."""
-        wake_read, wake_write = os.pipe()
+        wake_read, wake_write = self._wake
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -173,8 +175,10 @@ def main() -> None:
     with open(int(sys.argv[1]), encoding="ascii") as order_file:  # noqa: PTH123  (an open file)
         order_file.seek(0)
         order = json.load(order_file)
-    report = order["report"]
-    os.set_inheritable(report, False)
+    report, wake = order["report"], order["wake"]
+    started_read, started_write = order["started"]  # exec closes it: its end without a word is success
+    for descriptor in (report, *wake, started_read, started_write):
+        os.set_inheritable(descriptor, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_PDEATHSIG, signal.SIGCONT)  # whoever was stopped has still to end what the worker leaves
     # A supervisor may signal every process there is: ending the command is the worker's business alone.
@@ -184,7 +188,6 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     go_read, go_write = os.pipe()
-    started_read, started_write = os.pipe()  # exec closes it: its end without a word is success
     guardian = os.getpid()
     command = os.fork()
     if command == 0:
@@ -204,7 +207,7 @@ def main() -> None:
         os.waitpid(command, 0)
         return
     _tell(report, {"started": True})
-    Guardian(command, report).watch()
+    Guardian(command, report, wake).watch()
 
 
 def _become(order: dict[str, Any], failed: int, guardian: int) -> NoReturn:
@@ -258,9 +261,9 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _tell(pipe: int, what: dict[str, Any]) -> None:
+def _tell(to: int, what: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the worker is gone
-        os.write(pipe, json.dumps(what).encode() + b"\n")
+        os.write(to, json.dumps(what).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import structlog
 
 from kelpie.errors import KelpieError, LeaseLostError, NotFoundError, UnavailableError
 from kelpie.job import LIVE, UploadBacklog
+from kelpie.transfers import TransferReport
 from kelpie_worker.backoff import Backoff
 from kelpie_worker.clock import lease_clock
 from kelpie_worker.leased import LeasedJob
@@ -30,7 +31,7 @@ class Heartbeat:
     ``on_unreachable()`` is called at every vain try beyond the end of the lease: the queue may by now have
     given the job away, nobody can say. Both are called from any thread; the beats go on after
     ``on_unreachable``. ``backlog`` says what of the job waits for its upload, ``progress`` what its command
-    has said; the beats tell it to the queue.
+    has said, ``transfers`` what was moved; the beats tell it to the queue, the last two when they changed.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Heartbeat:
         on_unreachable: Callable[[], None],
         backlog: Callable[[], UploadBacklog] = UploadBacklog,
         progress: Callable[[], Said | None] = lambda: None,
+        transfers: Callable[[], TransferReport] = TransferReport,
         on_drain: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = lease_clock,
     ) -> None:
@@ -55,6 +57,8 @@ class Heartbeat:
         self._told: UploadBacklog | None = None  # to the queue, while something waits
         self._progress = progress
         self._told_progress: Said | None = None
+        self._transfers = transfers
+        self._told_transfers = TransferReport()
         self._on_drain = on_drain
         self._clock = clock
         self._beating = threading.Lock()  # one beat at a time
@@ -76,11 +80,11 @@ class Heartbeat:
         self._wanted.set()
 
     def tell(self, timeout_s: float) -> None:
-        """Beat now when there is progress to tell, and wait so long for it: the command has ended."""
+        """Beat now when progress or transfers are to be told, and wait so long for it: they are the last."""
         deadline = time.monotonic() + timeout_s
         for _ in range(_BEATS_TO_TELL):
             self._beaten.clear()
-            if self._progress() is self._told_progress or self._lost or self._stopped.is_set():
+            if not self._has_more() or self._lost or self._stopped.is_set():
                 return
             self._wanted.set()
             self._beaten.wait(max(0.0, deadline - time.monotonic()))
@@ -123,9 +127,10 @@ class Heartbeat:
                 return True
             sent = self._clock()  # the lease lasts from when the queue renewed it, which is later than this
             try:
-                backlog, said = self._news(), self._progress()
+                backlog, said, moved = self._news(), self._progress(), self._transfers()
                 progress = None if said is None or said is self._told_progress else said.to_tell()
-                reply = self._queue.heartbeat(self._job, backlog, progress)
+                transfers = None if moved == self._told_transfers else moved
+                reply = self._queue.heartbeat(self._job, backlog, progress, transfers)
             except NotFoundError:
                 return self._lose("deleted")
             except LeaseLostError as error:
@@ -141,6 +146,7 @@ class Heartbeat:
                     return self._lose(reply.reason or reply.status.value)
                 self._told = backlog if backlog is not None and backlog.files else None
                 self._told_progress = said
+                self._told_transfers = moved
                 self._held_until = sent + self._job.lease_s
                 if self._failing:
                     self._failing = False
@@ -157,6 +163,10 @@ class Heartbeat:
         """What waits, and once that nothing does any more; None when there is nothing to tell."""
         backlog = self._backlog()
         return backlog if backlog.files or self._told is not None else None
+
+    def _has_more(self) -> bool:
+        """Whether the last beat left something untold that a report should not come before."""
+        return self._progress() is not self._told_progress or self._transfers() != self._told_transfers
 
     def _lose(self, reason: str) -> bool:
         self._lost = True

@@ -35,6 +35,7 @@ from kelpie.job import (
     from_iso,
 )
 from kelpie.progress import ProgressReport
+from kelpie.transfers import TransferReport
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH, UnknownCallError
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -87,6 +88,7 @@ class HttpQueue:
         job: LeasedJob,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        transfers: TransferReport | None = None,
     ) -> HeartbeatReply:
         """See JobQueue."""
         # Tried twice (see above): a silent one must leave room for others before the lease ends.
@@ -94,6 +96,8 @@ class HttpQueue:
         body: Json = {} if backlog is None else {"upload_backlog": backlog.to_wire()}
         if progress is not None:
             body["progress"] = progress.to_wire()
+        if transfers is not None:
+            body["transfers"] = transfers.to_wire()
         answer = self._report(job, "heartbeat", body, timeout_s=timeout_s)
         try:
             return HeartbeatReply(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -21,6 +21,7 @@ from kelpie_worker.imds import Provider
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.memory_limit import MemoryLimit
 from kelpie_worker.queue import JobQueue
+from kelpie_worker.set_aside import LOOK_S, SetAside
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
@@ -34,8 +35,6 @@ REPLACEMENT_WAIT_S = 60.0
 _UNREACHABLE_PAUSE_S = (0.5, 10.0)
 _REFUSED_PAUSE_S = (5.0, 60.0)
 _LOW_SPACE_PAUSE_S = 5.0
-_TAKEN_LOOK_S = 1.0
-_TAKEN_PAUSE_S = (2.0, 60.0)
 _MAX_REMEMBERED = 1000
 _STOP_NOW_S = 5.0
 """How long cleaning up may take after the second signal."""
@@ -79,9 +78,7 @@ class Worker:
         self._memory = memory
         self._claims = claims
         self._machine_idle_for = machine_idle_for
-        self._taken: Sequence[Path] = ()  # folders of the last job, of which another slot had one
-        self._taken_backoff = Backoff(*_TAKEN_PAUSE_S)
-        self._asks_again = 0.0  # when that job is waited for no longer: there may be other work
+        self._aside = SetAside(settings, queue, stop, claims)
         self._running: Attempt | None = None
         self._low = False
         self._crowded = False  # the last job finds room once outputs of earlier ones are stored
@@ -96,7 +93,7 @@ class Worker:
             self._collect_finals()
             if self._node_bans >= self._settings.max_job_failures:
                 return self._replace(f"jobs failed on this node: it is banned from {self._node_bans}")
-            if self._waits_for_space() or self._waits_for_folders():
+            if self._aside.waits() or self._waits_for_space():
                 continue
             if len(self._finals) >= MAX_FINALIZING or (self._crowded and self._finals):
                 self._finals[0][1].join(timeout=0.5)
@@ -107,6 +104,10 @@ class Worker:
                 if self._tired_of_waiting(idle_s):
                     return self._replace(f"no work for {idle_s:.0f} s")
                 continue
+            if self._aside.takes(job):
+                self._last_work = time.monotonic()
+                continue
+            self._aside.hand_back()
             self._serve(job)
             if self._settings.recreate_between_jobs and not self._stop.leaving:
                 return self._recreate()
@@ -141,20 +142,6 @@ class Worker:
         self._stop.requested.wait(_LOW_SPACE_PAUSE_S)
         return True
 
-    def _waits_for_folders(self) -> bool:
-        """Whether to wait for a folder of the last job, which another slot has. Waits a while if so.
-
-        The job was handed back, and may be the first to come again: the pauses grow.
-        """
-        if self._claims is None or not self._taken:
-            return False
-        left_s = self._asks_again - time.monotonic()
-        if left_s <= 0 or self._claims.are_free(self._taken):
-            self._taken = ()
-            return False
-        self._stop.requested.wait(min(left_s, _TAKEN_LOOK_S))
-        return True
-
     def _on_retire(self) -> None:
         # A poll that is left open may be given a job as long as this process lives: then it is waited for.
         if not self._uploads_finals():
@@ -163,8 +150,9 @@ class Worker:
     def _lease(self) -> LeasedJob | None:
         """One poll. Whatever it meets, the worker goes on asking."""
         asked = time.monotonic()
+        wait_s = min(self._settings.poll_wait_s, LOOK_S if self._aside else MAX_POLL_WAIT_S)
         try:
-            job = self._queue.lease(self._settings.poll_wait_s)
+            job = self._queue.lease(wait_s)
         except StartupError:
             raise
         except UnavailableError as error:
@@ -180,10 +168,7 @@ class Worker:
             self._trouble = None
         self._unreachable.reset()
         self._refused.reset()
-        if (
-            job is not None
-            or time.monotonic() - asked >= min(self._settings.poll_wait_s, MAX_POLL_WAIT_S) / 2
-        ):
+        if job is not None or time.monotonic() - asked >= wait_s / 2:
             self._too_early.reset()
         elif not self._stop.leaving:  # a server without long polls, or one that is about to end
             self._stop.requested.wait(self._too_early.pause_s())
@@ -211,11 +196,7 @@ class Worker:
                 del self._guardians_lost[next(iter(self._guardians_lost))]
         self._short = attempt.short_of_space or self._short
         self._crowded = attempt.crowded
-        self._taken = attempt.taken
-        if self._taken:
-            self._asks_again = time.monotonic() + self._taken_backoff.pause_s()
-        else:
-            self._taken_backoff.reset()
+        self._aside.note(job, attempt.taken)
         if attempt.finalizing:
             thread = threading.Thread(target=attempt.finalize, name=f"finalize-{job.id}", daemon=True)
             thread.start()
@@ -238,7 +219,8 @@ class Worker:
 
     def _wait_for_finals(self) -> None:
         """Until every job's data is through; after a second stop request, as long as giving up takes."""
-        for _, thread in self._finals:
+        self._aside.hand_back()
+        for thread in (*(thread for _, thread in self._finals), *self._aside.returns):
             while thread.is_alive() and not self._stop.at_once.is_set():
                 thread.join(timeout=0.2)
             thread.join(timeout=_STOP_NOW_S)

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
 from kelpie_worker import guardian, orphans
+from kelpie_worker.guardian_process import GuardianProcess
 from kelpie_worker.memory_limit import CommandGroup
 from kelpie_worker.oom import OomCounter
-from kelpie_worker.programs import GUARDIAN, lean_program
 
 _HURRY_POLL_S = 0.05
-_GUARDIAN = guardian.__file__
 _GONE_TIMEOUT_S = guardian.KILL_TIMEOUT_S + 5.0
-_LOOK_S = 1.0
-MAX_STOPS = 30
-"""How often a guardian is found stopped and continued before it is given up, and the command with it."""
-QUIET_S = 60.0
-"""After so long without one, stops are counted anew: a command may run for weeks."""
-MAX_WORD_BYTES = 4096
-"""Of a line from a guardian."""
-
-_WORDS = {
-    "pid": int,
-    "started": bool,
-    "why": str,
-    "code": int,
-    "exit": int,
-    "signal": int,
-    "told": bool,
-    "left": int,
-}
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -107,11 +84,12 @@ class Command:
         self._exit: Exit | None = None
         self._told = False
         self._gone = threading.Event()
-        self._guardian, self._report = _launch(argv, env, stdout, stderr, group)
+        self._guardian = GuardianProcess(argv, env, stdout, stderr, group)
         try:
             # from the beginning: a command may stop its guardian before that has said that it started
             name = f"guard-{self._guardian.pid}"
-            threading.Thread(target=self._keep_guarded, name=name, daemon=True).start()
+            keep_going = self._guardian.keep_going
+            threading.Thread(target=keep_going, args=(self._gone,), name=name, daemon=True).start()
             self.pid: int = self._started(argv[0])
             """The id of the command, of its group and of its session."""
             self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.pid}", daemon=True)
@@ -120,7 +98,7 @@ class Command:
             self._let_go()
             raise
         except BaseException:  # no thread can be started: nobody would hear of its end
-            self._give_up_guardian()
+            self._guardian.give_up()
             self._let_go()
             raise
 
@@ -132,11 +110,11 @@ class Command:
         command left behind, so that nothing writes to the job's folders afterwards.
         """
         running = not self.exited.is_set()
-        self._order(guardian.TERM)
+        self._guardian.order(guardian.TERM)
         deadline = time.monotonic() + grace_s
         while not self._gone.wait(max(0.0, min(_HURRY_POLL_S, deadline - time.monotonic()))):
             if time.monotonic() >= deadline or hurry.is_set():
-                self._order(guardian.KILL)
+                self._guardian.order(guardian.KILL)
                 break
         if not self._gone.wait(_GONE_TIMEOUT_S):
             _log.error("the guardian of a command does not end", pid=self.pid)
@@ -153,10 +131,10 @@ class Command:
         return self._exit
 
     def _started(self, program: str) -> int:
-        first = self._read()
+        first = self._guardian.word()
         said: dict[str, Any] = {"why": "command cannot be started: its guardian ended"}
         if "pid" in first:
-            said = self._read()
+            said = self._guardian.word()
         if "why" in said:  # without a word the guardian was killed, maybe by the command: that has begun
             code = said.get("code", guardian.NOT_STARTED)
             raise CommandNotStartedError(f"{said['why']}: {program[:200]!r}", code)
@@ -165,15 +143,14 @@ class Command:
 
     def _watch(self) -> None:
         told_apart = False
-        while report := self._read():
+        while report := self._guardian.word():
             if "left" in report:
                 _log.error("processes of a command do not die", pid=self.pid, processes=report["left"])
             elif "told" in report:
                 told_apart = True
                 self._told = report["told"]
                 self._end(report.get("exit"), report.get("signal"))
-        self._report.close()
-        self._close_guardian()
+        self._guardian.close()
         if not told_apart:  # the guardian was killed, and the kernel has killed the command with it
             orphans.kill()
             self._end(None, int(signal.SIGKILL), guardian_killed=True)
@@ -182,38 +159,9 @@ class Command:
 
     def _let_go(self) -> None:
         """There is nothing to watch."""
-        self._report.close()
-        self._close_guardian()
+        self._guardian.close()
         self._end_group()
         self._gone.set()
-
-    def _keep_guarded(self) -> None:
-        """A guardian that somebody stops, maybe the command, tells no end and kills nothing: it goes on."""
-        stops, last_s, dead = 0, 0.0, False
-        while not self._gone.wait(_LOOK_S):
-            state = guardian.state_of(self._guardian.pid)
-            if state in guardian.DEAD:
-                if dead:  # and still something keeps its pipe open
-                    orphans.kill()
-                dead = True
-            if state not in guardian.STOPPED:
-                continue
-            now = time.monotonic()
-            stops = stops + 1 if now - last_s < QUIET_S else 1
-            last_s = now
-            if stops > MAX_STOPS:
-                _log.error("the guardian of a command is stopped again and again", pid=self._guardian.pid)
-                self._guardian.kill()
-                return
-            if stops == 1:
-                _log.warning("the guardian of a command was stopped; it goes on", pid=self._guardian.pid)
-            self._guardian.send_signal(signal.SIGCONT)
-
-    def _give_up_guardian(self) -> None:
-        """SIGKILL it, and first all that is below it, which could else live on."""
-        with contextlib.suppress(OSError):  # no /proc
-            guardian.kill_below(self._guardian.pid)
-        self._guardian.kill()
 
     def _end_group(self) -> None:
         if self._group is not None:
@@ -233,88 +181,6 @@ class Command:
             self._exit = Exit(code or 0, out_of_memory=out_of_memory)
         self.exited.set()
         self._on_exit()
-
-    def _read(self) -> dict[str, Any]:
-        """The next word of the guardian; empty when it has ended, and when somebody else wrote to its pipe:
-        then nothing that is read there can be believed, and it is given up."""
-        line = self._report.readline(MAX_WORD_BYTES)
-        word = _word(line)
-        if word is None:
-            _log.error("what a guardian says is not its own: it is given up", said=repr(line[:80]))
-            self._give_up_guardian()
-        return word or {}
-
-    def _order(self, order: bytes) -> None:
-        assert self._guardian.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it has ended
-            self._guardian.stdin.write(order)
-            self._guardian.stdin.flush()
-
-    def _close_guardian(self) -> None:
-        assert self._guardian.stdin is not None
-        with contextlib.suppress(OSError):
-            self._guardian.stdin.close()
-        self._guardian.wait()
-        orphans.disown(self._guardian.pid)
-
-
-def _word(line: bytes) -> dict[str, Any] | None:
-    """A line of a guardian; empty at its end, None when no guardian says that."""
-    if not line:
-        return {}
-    try:
-        word = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(word, dict) or not word:
-        return None
-    if any(type(value) is not _WORDS.get(name) for name, value in word.items()):
-        return None
-    if "told" in word and len(word.keys() & {"exit", "signal"}) != 1:
-        return None
-    return word
-
-
-def _launch(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    stdout: int | None,
-    stderr: int | None,
-    group: CommandGroup | None,
-) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    read_end, write_end = os.pipe()
-    order_fd = os.memfd_create("kelpie-order") if hasattr(os, "memfd_create") else _temporary_file()
-    try:
-        order = {
-            "argv": list(argv),
-            "env": dict(env),
-            "report": write_end,
-            "group": None if group is None else str(group.processes),
-        }
-        with open(os.dup(order_fd), "wb") as file:  # noqa: PTH123  (an open file)
-            file.write(json.dumps(order).encode("ascii"))
-        with orphans.starting():
-            process = subprocess.Popen(
-                [*lean_program(GUARDIAN, _GUARDIAN), str(order_fd)],
-                stdin=subprocess.PIPE,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-                pass_fds=(order_fd, write_end),
-            )
-            orphans.own(process.pid)
-    except BaseException:
-        os.close(read_end)
-        raise
-    finally:
-        os.close(order_fd)
-        os.close(write_end)
-    return process, open(read_end, "rb")  # noqa: PTH123  (an open file, closed by its watcher)
-
-
-def _temporary_file() -> int:
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _named(number: int) -> str:

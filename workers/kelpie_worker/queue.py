@@ -15,6 +15,7 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
+from kelpie.transfers import TransferReport
 from kelpie_worker.leased import LeasedJob
 
 MAX_REASON_LENGTH = 2000
@@ -44,10 +45,12 @@ class JobQueue(Protocol):
         job: LeasedJob,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        transfers: TransferReport | None = None,
     ) -> HeartbeatReply:
         """Renew the lease. NotFoundError: the job was deleted.
 
-        ``backlog`` is what waits for its upload, ``progress`` what the command says; None: as before.
+        ``backlog`` is what waits for its upload, ``progress`` what the command says,
+        ``transfers`` what was moved; None: as before.
         """
 
     def completed(self, job: LeasedJob) -> FinishReply:

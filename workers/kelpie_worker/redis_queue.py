@@ -21,6 +21,7 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
+from kelpie.transfers import TransferReport
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.queue import MAX_REASON_LENGTH
 from kelpie_worker.settings import MAX_POLL_WAIT_S, Settings
@@ -84,10 +85,18 @@ class RedisQueue:
         job: LeasedJob,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        transfers: TransferReport | None = None,
     ) -> HeartbeatReply:
         """See JobQueue."""
         store, user_id = self._open()
-        return store.heartbeat(job.id, self._holder(job), user_id=user_id, backlog=backlog, progress=progress)
+        return store.heartbeat(
+            job.id,
+            self._holder(job),
+            user_id=user_id,
+            backlog=backlog,
+            progress=progress,
+            transfers=transfers,
+        )
 
     def completed(self, job: LeasedJob) -> FinishReply:
         """See JobQueue."""

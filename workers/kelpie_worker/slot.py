@@ -10,7 +10,6 @@ write to: what the end of the slot would cost, in lines.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -19,9 +18,12 @@ import sys
 import threading
 from pathlib import Path
 
+import structlog
+
 from kelpie.errors import StartupError
 from kelpie_worker.claims import FolderClaims
 from kelpie_worker.exit_codes import BAD_SETTINGS, STOPPED
+from kelpie_worker.locks import holder, try_lock
 from kelpie_worker.main import Machine, serve, set_up_logs
 from kelpie_worker.settings import Settings
 from kelpie_worker.slot_places import OtherSlots, settings_of_slot
@@ -30,6 +32,8 @@ from kelpie_worker.stop import RETIRE_SIGNAL, STOP_SIGNALS, Stop
 RETIRE, END = b"r", b"t"
 LOCK_NAME = ".kelpie-slot.lock"
 _LOCK_POLL_S = 0.1
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 def main(argument: str) -> int:
@@ -48,9 +52,8 @@ def main(argument: str) -> int:
         _make_own(settings.sync.temp_dir)
     except OSError as error:
         raise StartupError(f"{error.filename} cannot be made: {error.strerror}") from None
-    while locked(folder) is None:  # an earlier process of this slot still ends
-        if stop.requested.wait(_LOCK_POLL_S):
-            return STOPPED
+    if not wait_for_lock(folder, stop):
+        return STOPPED
     machine = Machine(
         claims=FolderClaims(folder),
         idle_for=OtherSlots(settings).idle_for,
@@ -71,15 +74,18 @@ def _make_own(folder: Path) -> None:
         )
 
 
-def locked(folder: Path) -> int | None:
-    """An open file that holds the slot for this process; None: another process has it."""
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+def wait_for_lock(folder: Path, stop: Stop) -> bool:
+    """Hold the slot until this process ends; False: a stop was asked for first. OSError."""
+    lock, said = folder / LOCK_NAME, False
+    while try_lock(lock) is None:
+        if not said:  # most likely an earlier process of this slot, which still ends
+            _log.warning(
+                "another process has this slot: its end is waited for", path=str(lock), pid=holder(lock)
+            )
+        said = True
+        if stop.requested.wait(_LOCK_POLL_S):
+            return False
+    return True
 
 
 def _obey(stop: Stop) -> None:

@@ -26,6 +26,7 @@ from kelpie_worker.deletion_cost import MAX_DELETION_COST, DeletionCost
 from kelpie_worker.exit_codes import BAD_SETTINGS, REPLACE_NODE, STOPPED
 from kelpie_worker.gpus import VARIABLE, split, visible_gpus
 from kelpie_worker.imds import MetadataService
+from kelpie_worker.locks import try_lock
 from kelpie_worker.loop import REPLACEMENT_WAIT_S
 from kelpie_worker.main import JOURNAL_NAME, cost_teller, set_up_logs
 from kelpie_worker.memory_limit import MemoryLimit
@@ -67,7 +68,7 @@ def recover_others(settings: Settings) -> None:
         if number <= used:
             continue
         try:
-            lock = slot.locked(folder)
+            lock = try_lock(folder / slot.LOCK_NAME)
             if lock is None:
                 continue
             try:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kelpie.cli import exit_codes
-from kelpie.cli.output import print_json, print_json_array, safe
+from kelpie.cli.output import print_json, print_json_array, safe, size
 
 if TYPE_CHECKING:
     from kelpie.patterns import Pattern
     from kelpie_worker.sync.copying import Copied, Copier, Progress
 
 _SCHEME = "s3://"
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 all_option = click.option(
@@ -178,8 +177,8 @@ def ls(*, place: tuple[str, str], limit: int, as_json: bool) -> None:
 @contextmanager
 def _copier(*, everything: bool, as_json: bool) -> Iterator[Copier]:
     """The engine, with progress bars on a terminal."""
-    from kelpie_worker.settings import SyncSettings
     from kelpie_worker.sync.copying import Copier
+    from kelpie_worker.sync.settings import SyncSettings
 
     settings = SyncSettings.from_env()
     _be_quiet()
@@ -247,15 +246,6 @@ def _say(copied: Copied, what: str, *, as_json: bool) -> None:
     rate = copied.size / copied.seconds if copied.seconds else 0
     unchanged = f", {copied.unchanged} unchanged" if copied.unchanged else ""
     click.echo(
-        f"{copied.files} files {what}, {_size(copied.size)} in {copied.seconds:.1f} s"
-        f" ({_size(rate)}/s){unchanged}"
+        f"{copied.files} files {what}, {size(copied.size)} in {copied.seconds:.1f} s"
+        f" ({size(rate)}/s){unchanged}"
     )
-
-
-def _size(count: float) -> str:
-    """Bytes in their largest unit."""
-    for unit in _UNITS[:-1]:
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} {_UNITS[-1]}"

@@ -13,9 +13,21 @@ from rich.text import Text
 
 from kelpie.cli import exit_codes
 from kelpie.cli.options import json_option, url_option
-from kelpie.cli.output import STATUS_STYLES, ago, cell, console, duration, print_json, progress, safe, table
+from kelpie.cli.output import (
+    STATUS_STYLES,
+    ago,
+    cell,
+    console,
+    duration,
+    print_json,
+    progress,
+    safe,
+    size,
+    table,
+)
 from kelpie.client import Client, Job
-from kelpie.job import FAILURES, Attempt, JobStatus, SyncEntry, from_iso, iso
+from kelpie.job import FAILURES, Attempt, JobStatus, Sync, SyncEntry, from_iso, iso
+from kelpie.transfers import PHASES, EntryTransfers, Transfers
 
 
 @click.command(
@@ -36,11 +48,13 @@ def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
     with Client(url) as client:
         job = client.wait(job_id) if wait else client.job(job_id)
         attempts = client.attempts(job_id)
+        moved = client.transfers(job_id) if job.spec.sync not in (None, Sync()) else None
     if as_json:
-        print_json({**job.wire, "attempts": [attempt.to_wire() for attempt in attempts]})
+        told = None if moved is None else moved.to_wire()
+        print_json({**job.wire, "attempts": [attempt.to_wire() for attempt in attempts], "transfers": told})
     else:
         screen = console()
-        screen.print(_facts(job))
+        screen.print(_facts(job, moved))
         if attempts:
             screen.print()
             screen.print(attempts_table(attempts))
@@ -75,7 +89,7 @@ def _print_stderr(screen: Console, attempts: Sequence[Attempt]) -> None:
             screen.print(Text("  " + safe(line)))
 
 
-def _facts(job: Job) -> Table:
+def _facts(job: Job, moved: Transfers | None) -> Table:
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -106,9 +120,12 @@ def _facts(job: Job) -> Table:
     _add_progress(facts, job.wire)
     facts.add_row("heartbeat", cell("–" if job.heartbeat is None else f"{ago(job.heartbeat)} ago"))
     if spec.sync is not None:
-        for name in ("before", "during", "after"):
-            for entry in getattr(spec.sync, name):
-                facts.add_row(name, cell(_entry(entry)))
+        for phase in PHASES:
+            told = () if moved is None else getattr(moved.report, phase)
+            for number, entry in enumerate(getattr(spec.sync, phase)):
+                facts.add_row(phase, cell(_entry(entry)))
+                if number < len(told):
+                    facts.add_row("", cell(_moved(told[number])))
     if spec.labels:
         facts.add_row("labels", cell(" ".join(f"{key}={value}" for key, value in spec.labels.items())))
     return facts
@@ -129,6 +146,13 @@ def _add_progress(facts: Table, wire: Mapping[str, Any]) -> None:
     for name, key in (("checkpoint", "checkpoint"), ("said so", "updated")):
         if told.get(key) is not None:
             facts.add_row(name, cell(f"{ago(from_iso(told[key]))} ago"))
+
+
+def _moved(one: EntryTransfers) -> str:
+    """What was moved for an entry, in a line."""
+    others = {"already there": one.unchanged, "to go": one.waiting_files, "failed": one.failures}
+    words = [f"{one.files:,} files", size(one.bytes), *(f"{n:,} {what}" for what, n in others.items() if n)]
+    return f"{one.state}: {', '.join(words)}"
 
 
 def _entry(entry: SyncEntry) -> str:

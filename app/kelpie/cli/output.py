@@ -20,6 +20,7 @@ from kelpie.errors import InvalidInputError, KelpieError, UnauthenticatedError
 from kelpie.job import JobStatus, from_iso
 
 _PIPE_WIDTH = 220  # columns when the output is not a terminal: nobody wraps it
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _LONGEST = 500  # characters of one value
 LONGEST_MESSAGE = 5000  # characters of an error, which may hold the end of a log
 
@@ -125,3 +126,12 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes % 60:02}m"
     return f"{minutes}m{total % 60:02}s" if minutes else f"{total}s"
+
+
+def size(count: float) -> str:
+    """Bytes in their largest unit."""
+    for unit in _UNITS[:-1]:
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} {_UNITS[-1]}"

@@ -22,6 +22,8 @@ from kelpie.job import (
     SyncEntry,
     from_iso,
 )
+from kelpie.progress import ProgressPoint
+from kelpie.transfers import Transfers
 
 MAX_PAGES = 100_000  # requests of one list: a search for text may look through many pages without a match
 
@@ -179,6 +181,16 @@ class JobCalls(Transport):
         """Every attempt at the job, oldest first; the open one, if any, last."""
         wire = self._call("GET", job_path(job_id), query={"expand": "attempts"})
         return [_attempt(one) for one in wire.get("attempts") or ()]
+
+    def transfers(self, job_id: str) -> Transfers | None:
+        """What was moved for each entry of the job's sync; None when no node has told it."""
+        wire = self._call("GET", job_path(job_id), query={"expand": "transfers"}).get("transfers")
+        return None if wire is None else Transfers.from_wire(wire)
+
+    def progress_history(self, job_id: str) -> list[ProgressPoint]:
+        """How the job's progress was over time, oldest first, what its command said last at the end."""
+        wire = self._call("GET", job_path(job_id), query={"expand": "progress_history"})
+        return [ProgressPoint.from_wire(one) for one in wire.get("progress_history") or ()]
 
     def wait(self, job_id: str, timeout_s: float | None = None, *, poll_s: float = 1.0) -> Job:
         """Wait until the job has ended, whatever its end. TimeoutError after ``timeout_s`` seconds.

@@ -103,7 +103,8 @@ class ApiSettings(BaseSettings):
         default=30,
         gt=0,
         le=3660,
-        description="How long a job's output is kept after its last line, in days.",
+        description="How long a job's output is kept after its last line, and how its progress was over time "
+        "and what was moved for it after the last word on them, in days.",
     )
     tls_cert_file: FilePath | None = Field(
         default=None,

@@ -67,7 +67,7 @@ class JobsQuery(Query):
 class JobQuery(Query):
     """What is added to a job."""
 
-    expand: Literal["attempts"] | None = None
+    expand: Literal["attempts", "progress_history", "transfers"] | None = None
 
 
 class UnbanBody(Body):

@@ -74,7 +74,11 @@ def listing(query: JobsQuery) -> Answer:
 @jobs.get("/<job_id>")
 @spec.validate(resp=replies(HTTP_200=JobReply, HTTP_404=ErrorReply), tags=[JOBS], operation_id="getJob")
 def get(job_id: str, query: JobQuery) -> Answer:
-    """One job; with `expand=attempts` also every attempt at it, oldest first."""
+    """One job; with `expand=attempts` also every attempt at it, oldest first.
+
+    With `expand=transfers` what was moved for each entry of its `sync`; null when no node has told it.
+    With `expand=progress_history` how its progress and its metrics were over time.
+    """
     store = services().store
     job = store.get(job_id, user_id=scope())
     wire = _shown(job) | _progress(job, store.progress([job]), metrics=True)
@@ -87,6 +91,12 @@ def get(job_id: str, query: JobQuery) -> Answer:
                 if attempt[name] is not None:
                     attempt[name] = masked_output(attempt[name], job.spec.environment)
         wire["attempts"] = attempts
+    elif query.expand == "transfers":
+        moved = store.transfers(job_id, user_id=scope())
+        wire["transfers"] = None if moved is None else moved.to_wire()
+    elif query.expand == "progress_history":
+        history = store.progress_history(job_id, user_id=scope())
+        wire["progress_history"] = [point.to_wire() for point in history]
     return wire
 
 

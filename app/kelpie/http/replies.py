@@ -8,7 +8,10 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 
 from kelpie.job import JobStatus, Outcome, WebhookEvent
+from kelpie.progress import MAX_POINT_METRICS
 from kelpie.store import Scope
+from kelpie.store.progress_history import MAX_POINTS
+from kelpie.transfers import TransferState
 
 Time = Annotated[AwareDatetime, Field(description="ISO-8601 UTC with milliseconds and Z.")]
 
@@ -104,6 +107,47 @@ class ProgressReply(Reply):
     metrics: Annotated[dict[str, float] | None, Field(description="Only of one job, not in lists.")] = None
 
 
+class EntryTransfersReply(Reply):
+    """What one attempt has moved for one entry of its job's sync."""
+
+    state: Annotated[
+        TransferState,
+        Field(description="`waiting` for its time, `moving`, or `done`: all is in place and verified."),
+    ]
+    files: Annotated[int, Field(description="Moved; every version of a checkpoint is one.")]
+    bytes: Annotated[
+        int, Field(description="Of these, and of what has arrived of others, as the storage holds them.")
+    ]
+    unchanged: Annotated[int, Field(description="Files that were there already, and were not moved.")]
+    waiting_files: Annotated[int, Field(description="To be moved yet, with those on their way.")]
+    waiting_bytes: int
+    failures: Annotated[int, Field(description="Transfers that failed after all their tries.")]
+    last: Annotated[Time | None, Field(description="When a file was last moved.")]
+
+
+class TransfersReply(Reply):
+    """What was moved for the entries of a job's sync, in their order, as a node last said."""
+
+    attempt: Annotated[int, Field(description="The attempt whose node said so.")]
+    updated: Annotated[Time, Field(description="When that was.")]
+    before: list[EntryTransfersReply]
+    during: list[EntryTransfersReply]
+    after: list[EntryTransfersReply]
+
+
+class ProgressPointReply(Reply):
+    """How far a job was at one time."""
+
+    time: Annotated[Time, Field(description="When its command said so.")]
+    attempt: Annotated[int, Field(description="The attempt that said so.")]
+    fraction: Annotated[float | None, Field(description="Of the work, from 0 to 1.")]
+    step: float | None
+    metrics: Annotated[
+        dict[str, float],
+        Field(description=f"The first {MAX_POINT_METRICS} that it told, to six digits."),
+    ]
+
+
 class JobReply(Reply):
     """A job. With `sync` the six legacy keys are absent; with them `sync` is null."""
 
@@ -148,12 +192,23 @@ class JobReply(Reply):
     banned_nodes: list[str]
     waiting_for: Annotated[str | None, Field(description="Why a live job is not running now.")]
     attempts: Annotated[list[AttemptReply] | None, Field(description="Only with ?expand=attempts.")] = None
+    transfers: Annotated[
+        TransfersReply | None,
+        Field(description="Only with ?expand=transfers; null when no node has told any."),
+    ] = None
     upload_backlog: Annotated[
         UploadBacklogReply | None,
         Field(description="Only of one job, while its node has something to upload."),
     ] = None
     progress: Annotated[
         ProgressReply | None, Field(description="Only of jobs whose command tells it: absent otherwise.")
+    ] = None
+    progress_history: Annotated[
+        list[ProgressPointReply] | None,
+        Field(
+            description=f"Only with ?expand=progress_history: at most {MAX_POINTS} points spread evenly "
+            "over time, oldest first, the last word at the end."
+        ),
     ] = None
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, Strict
 
+from kelpie.http.job_models import MAX_ENTRIES
 from kelpie.http.models import WHOLE, Body, GroupId, MachineId, Query, printable
 from kelpie.job import (
     MAX_LOG_BATCH_LINES,
@@ -26,6 +27,7 @@ from kelpie.progress import (
     ProgressReport,
 )
 from kelpie.store.logs import MAX_LINE_NUMBER
+from kelpie.transfers import EntryTransfers, TransferReport, TransferState
 
 MAX_TIME_MS = 253_402_300_799_999
 """The last millisecond of the year 9999, the last one that has a name."""
@@ -113,13 +115,51 @@ class ProgressBody(Body):
         )
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class EntryTransfersBody(Body):
+    """What the attempt has moved for one entry of its job's sync."""
+
+    state: Annotated[TransferState, Strict(False)] = TransferState.WAITING  # in JSON it is text
+    files: Annotated[Count, Field(description="Moved; every version of a checkpoint is one.")] = 0
+    bytes: Annotated[Count, Field(description="Of these, and of what has arrived of others.")] = 0
+    unchanged: Annotated[Count, Field(description="Files that were there already.")] = 0
+    waiting_files: Annotated[Count, Field(description="To be moved yet, with those on their way.")] = 0
+    waiting_bytes: Count = 0
+    failures: Annotated[Count, Field(description="Transfers that failed after all their tries.")] = 0
+    last_age_s: Annotated[Age | None, Field(description="Seconds since a file was last moved.")] = None
+
+
+Entries = Annotated[
+    list[EntryTransfersBody], Field(max_length=MAX_ENTRIES, description="In the order of the job's entries.")
+]
+
+
+class TransfersBody(Body):
+    """What the attempt has moved for each entry of its job's sync."""
+
+    before: Entries | None = None
+    during: Entries | None = None
+    after: Entries | None = None
+
+    @property
+    def report(self) -> TransferReport:
+        """As plain data."""
+        phases = (self.before, self.during, self.after)
+        return TransferReport(
+            *(tuple(EntryTransfers(**entry.model_dump()) for entry in told or ()) for told in phases)
+        )
+
+
 class HeartbeatBody(ReportBody):
-    """A sign of life, what the node has still to upload, and how far the command is."""
+    """A sign of life, what the node has moved and has still to upload, and how far the command is."""
 
     upload_backlog: Annotated[UploadBacklogBody | None, Field(description="Absent: as it said before.")] = (
         None
     )
     progress: Annotated[ProgressBody | None, Field(description="Absent: as it said before.")] = None
+    transfers: Annotated[TransfersBody | None, Field(description="Absent: as it said before.")] = None
 
 
 class FailureBody(ReportBody):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kelpie.job import Attempt, Job, JobStatus
-from kelpie.progress import Progress
+from kelpie.progress import Progress, ProgressPoint
 from kelpie.secrets import masked_arguments, masked_text
-from kelpie.store import codec
+from kelpie.store import codec, progress_history
 from kelpie.store.access import Access, no_such_job
 from kelpie.store.connection import translated
 from kelpie.store.ids import queue_number_of
@@ -153,6 +153,15 @@ class Jobs(Access):
             for job_id, value in zip(asked, answers, strict=True)
             if value is not None
         }
+
+    def progress_history(self, job_id: str, *, user_id: str | None = None) -> list[ProgressPoint]:
+        """How its progress was over time, oldest first, at last what was said last; empty: nothing was said.
+
+        Raises NotFoundError.
+        """
+        place = self._place_of(job_id, user_id)
+        with translated():
+            return progress_history.of_job(self.redis, place.keys, job_id)
 
     def _places(self, user_id: str | None, chosen: Filter) -> list[Place]:
         places = self._registry.all(user_id)

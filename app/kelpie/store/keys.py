@@ -30,6 +30,12 @@ kelpie:{queue}:backlog:<id>           string  what waits for its upload on the j
 kelpie:{queue}:progress:<id>          string  what its command last said of its progress: when it was told in
                                               ms, attempt, and the report as JSON; see progress.py; 8 KiB at
                                               most, and only of jobs that say something
+kelpie:{queue}:transfers:<id>         string  what was moved for the entries of its ``sync``, as its node
+                                              last said: JSON with the attempt and when it was told (ms);
+                                              see transfers.py; TTL: as long as logs are kept
+kelpie:{queue}:progress_history:<id>  list    how its progress was over time, oldest first, as JSON; see
+                                              store/progress_history.py; at most 256 points of 512 bytes;
+                                              TTL: as long as its log is kept
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day
@@ -357,6 +363,14 @@ class QueueKeys:
     def progress(self, job_id: str) -> str:
         """What the job's command said of its progress."""
         return f"{self.prefix}progress:{job_id}"
+
+    def transfers(self, job_id: str) -> str:
+        """What was moved for the entries of the job's sync."""
+        return f"{self.prefix}transfers:{job_id}"
+
+    def progress_history(self, job_id: str) -> str:
+        """How the job's progress was over time."""
+        return f"{self.prefix}progress_history:{job_id}"
 
     def bans(self, node: str) -> str:
         """The live jobs that ban a node."""

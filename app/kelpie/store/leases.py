@@ -19,7 +19,8 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
-from kelpie.store import uploads
+from kelpie.store import progress_history, uploads
+from kelpie.store import transfers as moves
 from kelpie.store.access import job_of
 from kelpie.store.codec import encode_details
 from kelpie.store.connection import translated
@@ -27,6 +28,7 @@ from kelpie.store.drains import Drains
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Argument
+from kelpie.transfers import TransferReport, Transfers
 
 REAP_LIMIT = 50
 """Expired leases that one call of reap puts back, at most."""
@@ -67,11 +69,14 @@ class Leases(Drains):
         user_id: str | None = None,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        transfers: TransferReport | None = None,
+        days: float = progress_history.DEFAULT_DAYS,
     ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
-        ``backlog`` is what the holder has to upload, ``progress`` what the command says; None leaves what was
-        said before. Raises NotFoundError.
+        ``backlog`` is what the holder has to upload, ``progress`` what the command says, ``transfers`` what
+        was moved; None leaves what was said before. How progress was over time, and what was moved, is kept
+        for so many ``days`` after the last word. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
         status, reason, expires = self._about(
@@ -84,6 +89,12 @@ class Leases(Drains):
         if backlog is not None and expires:
             with translated():
                 uploads.note(self.redis, place.keys, job_id, backlog)
+        if progress is not None and expires:
+            with translated():
+                progress_history.note(self.redis, place.keys, job_id, days=days)
+        if transfers is not None and expires:
+            with translated():
+                moves.note(self.redis, place.keys, job_id, transfers, days=days)
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,
@@ -99,6 +110,15 @@ class Leases(Drains):
         place = self._place_of(job_id, user_id)
         with translated():
             return uploads.of_job(self.redis, place.keys, job_id)
+
+    def transfers(self, job_id: str, *, user_id: str | None = None) -> Transfers | None:
+        """What was moved for the entries of the job, by the last word of a node; None: none said anything.
+
+        Raises NotFoundError.
+        """
+        place = self._place_of(job_id, user_id)
+        with translated():
+            return moves.of_job(self.redis, place.keys, job_id)
 
     def finish(
         self,

@@ -6,9 +6,11 @@ as the lease that it came with.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import cast
 
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from kelpie.job import UploadBacklog
 from kelpie.store.keys import QueueKeys
@@ -22,13 +24,17 @@ NOTHING = UploadBacklog()
 
 
 def note(client: redis.Redis, keys: QueueKeys, job_id: str, backlog: UploadBacklog) -> None:
-    """Remember what the holder, whose lease was just renewed, said; until that ends."""
+    """Remember what the holder, whose lease was just renewed, said; until that ends.
+
+    While the server's memory is full it is not remembered: no lease is to suffer from that.
+    """
     left_ms = client.pttl(keys.heartbeat(job_id)) if backlog.files else 0
     if left_ms <= 0:
         client.delete(keys.backlog(job_id))
     else:
         oldest = "" if backlog.oldest_s is None else f"{backlog.oldest_s:.3f}"
-        client.set(keys.backlog(job_id), f"{backlog.files} {backlog.bytes} {oldest}", px=left_ms)
+        with suppress(OutOfMemoryError):
+            client.set(keys.backlog(job_id), f"{backlog.files} {backlog.bytes} {oldest}", px=left_ms)
 
 
 def of_job(client: redis.Redis, keys: QueueKeys, job_id: str) -> UploadBacklog | None:

@@ -120,8 +120,11 @@ class Said:
     err: str
 
 
+Run = Callable[..., Said]
+
+
 @pytest.fixture
-def kelpie(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def kelpie(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run one command line."""
 
     def run(*argv: str) -> Said:

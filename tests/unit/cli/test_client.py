@@ -258,6 +258,24 @@ def test_attempts_are_typed(server: Scripted) -> None:
     assert server.requests[0].path == f"/jobs/{JOB_ID}?expand=attempts"
 
 
+def test_the_history_of_progress_is_typed(server: Scripted) -> None:
+    one = {
+        "time": "2026-11-24T00:00:01.500Z",
+        "attempt": 2,
+        "fraction": 0.5,
+        "step": 5,
+        "metrics": {"loss": 1},
+    }
+    server.answer(200, job_wire(progress_history=[one]))
+    server.answer(200, job_wire())
+    with Client() as client:
+        (point,) = client.progress_history(JOB_ID)
+        assert client.progress_history(JOB_ID) == []
+    assert (point.attempt, point.fraction, point.step, point.metrics) == (2, 0.5, 5.0, {"loss": 1.0})
+    assert point.to_wire() == one
+    assert server.requests[0].path == f"/jobs/{JOB_ID}?expand=progress_history"
+
+
 def test_a_folder_may_hold_a_colon_and_either_order_is_understood() -> None:
     down = sync_entry("s3://b/a:b:/in", Direction.DOWNLOAD)
     assert (down.bucket, down.prefix, down.local_path) == ("b", "a:b/", "/in")

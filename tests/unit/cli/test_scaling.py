@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ import pytest
 from kelpie import Client
 from kelpie.cli import exit_codes
 from kelpie.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
-from tests.unit.cli.conftest import Said, Scripted
-
-Run = Callable[..., Said]
+from tests.unit.cli.conftest import Run, Scripted
 
 GROUP_ID = "0c6b4b6e-2f4a-4c57-9d0e-5b8a2b6f1d3c"
 PATH = f"/scaling-rules/{GROUP_ID}"

@@ -12,6 +12,7 @@ import redis
 
 from kelpie.errors import NotFoundError, UnavailableError
 from kelpie.job import JobStatus, Outcome
+from kelpie.progress import ProgressReport
 from kelpie.store import Filter, Poller, Store
 from kelpie.store.connection import make_client, servers
 from tests.clusters import Cluster
@@ -106,7 +107,9 @@ def test_the_whole_life_of_jobs_on_every_node(store: Store) -> None:
         lease = store.lease(USER, job.spec.container_group_id, "node-1", f"request-{job.id}")
         assert lease is not None
         assert lease.job.id == job.id
-        assert store.heartbeat(job.id, holder_of(lease)).status is JobStatus.RUNNING
+        said = ProgressReport(0.5)
+        assert store.heartbeat(job.id, holder_of(lease), progress=said).status is JobStatus.RUNNING
+        assert [point.fraction for point in store.progress_history(job.id)] == [0.5]
         assert store.finish(job.id, holder_of(lease), Outcome.COMPLETED).status is JobStatus.COMPLETED
         assert [attempt.outcome for attempt in store.attempts(job.id)] == [Outcome.COMPLETED]
     store.purge(jobs[0].id)

@@ -11,6 +11,7 @@ import pytest
 
 from kelpie.errors import ConflictError, InvalidInputError, NotFoundError
 from kelpie.job import Direction, Holder, JobStatus, LegacySync, Outcome, Sync, SyncEntry
+from kelpie.progress import ProgressReport
 from kelpie.store.codec import MAX_SPEC_BYTES
 from tests.factories import spec
 from tests.unit.store.conftest import OTHER_USER, START_MS, USER, StoreUnderTest, holder_of
@@ -351,6 +352,7 @@ def make_jobs_in_every_state(sut: StoreUnderTest) -> dict[str, str]:
     assert late.job.id == expired.id
     next_one("completed")
     done = sut.lease("node-1")
+    sut.store.heartbeat(done.job.id, holder_of(done), progress=ProgressReport(0.5))
     sut.store.finish(done.job.id, holder_of(done), Outcome.COMPLETED)
     next_one("failed", max_failures=1)
     failed = sut.lease("node-1")

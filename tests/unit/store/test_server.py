@@ -11,8 +11,10 @@ import redis
 
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import StartupError, UnavailableError
-from kelpie.job import JobStatus, Lease, Outcome
+from kelpie.job import JobStatus, Lease, Outcome, UploadBacklog
+from kelpie.progress import ProgressReport
 from kelpie.store import Filter, Poller, Store
+from kelpie.transfers import EntryTransfers, TransferReport
 from tests.factories import GROUP, spec
 from tests.unit.store.conftest import USER, holder_of
 from tests.waiting import wait_until
@@ -64,7 +66,16 @@ def test_short_memory_refuses_new_jobs_and_lets_running_ones_end(real_store: Sto
     for specs in ([spec()], [spec(), spec(container_group_id="other")]):
         with pytest.raises(UnavailableError, match="maxmemory"):
             real_store.submit(USER, specs)
-    assert real_store.heartbeat(lease.job.id, holder_of(lease)).status is JobStatus.RUNNING
+    moved = TransferReport((EntryTransfers(),))
+    reply = real_store.heartbeat(
+        lease.job.id,
+        holder_of(lease),
+        backlog=UploadBacklog(1, 1),
+        progress=ProgressReport(0.5),
+        transfers=moved,
+    )
+    assert reply.status is JobStatus.RUNNING
+    assert real_store.transfers(lease.job.id) is None
     other = real_store.lease(USER, "other", "node-1", "s" * 16)
     assert other is not None
     assert real_store.finish(lease.job.id, holder_of(lease), Outcome.COMPLETED).status is JobStatus.COMPLETED

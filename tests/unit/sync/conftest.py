@@ -15,8 +15,8 @@ import pytest
 from kelpie.embedded.s3 import S3Server
 from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import JobSync, NullObserver, SyncEngine, TransferObserver, retry
+from kelpie_worker.sync.settings import SyncSettings
 from tests.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 
 from kelpie.job import Sync
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import NullObserver, SyncEngine, SyncError
+from kelpie_worker.sync.settings import SyncSettings
 from tests.unit.sync.conftest import down
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, SyncError
-from kelpie_worker.sync.store import ClientFactory
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.transport import Body
 from tests.fault_proxy import RESET, TRUNCATE, Answer, FaultProxy, Request, error, is_fetch, times
 from tests.unit.sync.conftest import PART, Bucket, Engines, down, tree

@@ -203,7 +203,7 @@ from pathlib import Path
 from dataclasses import replace
 from kelpie.job import Sync
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.settings import SyncSettings
 from kelpie_worker.sync import NullObserver, SyncEngine
 from tests.unit.sync.conftest import up
 folder, temp, bucket = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

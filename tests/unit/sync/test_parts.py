@@ -21,7 +21,7 @@ from tests.unit.sync.conftest import Engines
 
 def test_importing_the_engine_loads_no_storage_client_and_no_watcher() -> None:
     script = (
-        "import sys; import kelpie_worker.sync as s; from kelpie_worker.settings import SyncSettings;"
+        "import sys; import kelpie_worker.sync as s; from kelpie_worker.sync.settings import SyncSettings;"
         "from kelpie_worker.leased import LeasedJob;"
         "e = s.SyncEngine(SyncSettings(), s.NullObserver()); j = e.prepare(LeasedJob('i', 1, 'true'));"
         "j.download(); j.watch(); j.drain(); j.stage(); j.finalize(); j.clean(); e.close();"

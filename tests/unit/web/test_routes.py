@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import random
 import re
 import uuid
 from dataclasses import dataclass
@@ -11,7 +13,12 @@ import pytest
 from flask import Flask
 
 from kelpie.http.audit import ACTIONS
+from kelpie.job import Holder
+from kelpie.progress import MAX_POINT_METRICS, ProgressReport
 from kelpie.store import Scope, Store
+from kelpie.store.ids import queue_number_of
+from kelpie.store.keys import QueueKeys
+from kelpie.store.progress_history import MAX_POINTS
 from kelpie_web.ui import PUBLIC
 from tests.factories import spec
 from tests.unit.web.conftest import Browser, LogIn
@@ -41,6 +48,7 @@ def things(app: Flask, store: Store, log_in: LogIn) -> Things:
     )
     lease = store.lease(owner.user_id, WORD, f"node-{WORD}", "")
     assert lease is not None
+    _tell_much(store, Holder(f"node-{WORD}", lease.secret), job.id)
     delivery_id = f"msg_{uuid.uuid4().hex}"
     store.deliveries.put(
         delivery_id,
@@ -64,6 +72,20 @@ def things(app: Flask, store: Store, log_in: LogIn) -> Things:
         "key_id": key.id,
     }
     return Things(owner, ids)
+
+
+def _tell_much(store: Store, holder: Holder, job_id: str) -> None:
+    """As long a history of progress as is kept, with as many metrics."""
+    draw = random.Random(7)
+    queue_number = queue_number_of(job_id)
+    assert queue_number is not None
+    begin_ms = store.events.now_ms() - 60_000 * MAX_POINTS
+    points = []
+    for place in range(MAX_POINTS - 1):
+        metrics = {f"m{n}": draw.random() for n in range(MAX_POINT_METRICS)}
+        points.append(json.dumps([begin_ms + 60_000 * place, 1 + place // 40, draw.random(), place, metrics]))
+    store.redis.rpush(QueueKeys(queue_number).progress_history(job_id), *points)
+    store.heartbeat(job_id, holder, progress=ProgressReport(0.5))
 
 
 def routes(app: Flask, method: str) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
+from kelpie.transfers import EntryTransfers, TransferReport
 from kelpie_worker.disk import NoRoomError
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.settings import Settings
@@ -71,6 +72,7 @@ class MemoryQueue:
     beats: int = 0
     backlogs: list[UploadBacklog | None] = field(default_factory=list)
     progress: list[ProgressReport] = field(default_factory=list)
+    transfers: list[TransferReport] = field(default_factory=list)
     on_empty: Callable[[], None] | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -94,11 +96,14 @@ class MemoryQueue:
         job: LeasedJob,
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
+        transfers: TransferReport | None = None,
     ) -> HeartbeatReply:
         self._meet("heartbeat")
         self.backlogs.append(backlog)
         if progress is not None:
             self.progress.append(progress)
+        if transfers is not None:
+            self.transfers.append(transfers)
         self.beats += 1
         return HeartbeatReply(self.status, self.reason, drain=self.drain)
 
@@ -189,6 +194,10 @@ class MemorySync:
     @property
     def backlog(self) -> Backlog:
         return Backlog()
+
+    @property
+    def transfers(self) -> TransferReport:
+        return TransferReport(after=(EntryTransfers(files=self.calls.count("finalize")),))
 
     @property
     def abandoned(self) -> bool:

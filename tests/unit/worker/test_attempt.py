@@ -10,6 +10,7 @@ import pytest
 
 from kelpie.errors import LeaseLostError, NotFoundError, UnavailableError
 from kelpie.job import CommandEnd, Direction, JobStatus, Sync, SyncEntry
+from kelpie.transfers import TransferReport
 from kelpie_worker import disk
 from kelpie_worker.attempt import Attempt, State
 from kelpie_worker.claims import FolderClaims
@@ -423,6 +424,24 @@ def test_what_a_command_says_of_its_progress_is_told_before_its_end(case: Case) 
     assert case.run('echo nonsense > "$KELPIE_PROGRESS_FILE"') is State.DONE
     assert [report[0] for report in case.queue.reports] == ["completed", "completed"]
     assert len(case.queue.progress) == 1
+
+
+@pytest.mark.parametrize(("script", "report"), [("true", "completed"), ("false", "failed")])
+def test_the_last_figures_of_transfers_are_told_before_the_end(
+    case: Case, monkeypatch: pytest.MonkeyPatch, script: str, report: str
+) -> None:
+    heard: list[TransferReport] = []
+    send = getattr(case.queue, report)
+
+    def sent(*said: Any) -> Any:
+        heard.append(case.queue.transfers[-1])
+        return send(*said)
+
+    monkeypatch.setattr(case.queue, report, sent)
+    case.queue.errors[report] = [UnavailableError("reset")]
+    assert case.run(script) is State.DONE
+    assert heard == [case.sync.transfers] * 2
+    assert heard[0].after[0].files == case.sync.calls.count("finalize")
 
 
 def open_files() -> set[str]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker import claims
 from kelpie_worker.claims import CLAIMS_NAME, FolderClaims, folders_of
-from kelpie_worker.settings import SyncSettings
+from kelpie_worker.locks import try_lock
 from kelpie_worker.sync import SyncError
+from kelpie_worker.sync.settings import SyncSettings
 from tests.unit.worker.doubles import shell_job
 
 
@@ -83,8 +84,10 @@ def test_a_slot_that_is_stopped_while_it_takes_folders_holds_up_no_other_for_lon
     monkeypatch.setattr(claims, "_LOCK_TIMEOUT_S", 0.1)
     first, second = slot(tmp_path, 1), slot(tmp_path, 2)
     assert first.take("job 1", [Path("/data")]) is None
-    with (tmp_path / ".kelpie-slots.lock").open("w") as stopped:
-        fcntl.flock(stopped, fcntl.LOCK_EX)
-        assert "another slot has held" in (second.take("job 2", [Path("/other")]) or "")
-        first.give_back("job 1")
+    stopped = try_lock(tmp_path / ".kelpie-slots.lock")
+    assert stopped is not None
+    why = second.take("job 2", [Path("/other")]) or ""
+    assert f"another slot (pid {os.getpid()}) has held" in why
+    first.give_back("job 1")
+    os.close(stopped)
     assert second.take("job 2", [Path("/data")]) is None

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kelpie_worker import process
+from kelpie_worker import guardian_process
 from kelpie_worker.process import Command
 from tests.unit.worker.test_process import NEVER, alive, shell
 from tests.waiting import wait_until
@@ -161,7 +161,7 @@ def test_supervisors_that_signal_every_process_do_not_end_the_guardian(tmp_path:
 
 
 def test_a_guardian_that_its_command_stops_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LOOK_S", 0.05)
+    monkeypatch.setattr(guardian_process, "_LOOK_S", 0.05)
     command = shell("kill -STOP $PPID; exit 5")
     wait_until(command.exited.is_set, "the end to be told")
     assert command.end(0, NEVER) is False
@@ -178,8 +178,8 @@ def test_a_stopped_guardian_still_ends_what_a_killed_worker_leaves(worker: subpr
 
 
 def test_a_guardian_that_is_stopped_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_LOOK_S", 0.01)
-    monkeypatch.setattr(process, "MAX_STOPS", 3)
+    monkeypatch.setattr(guardian_process, "_LOOK_S", 0.01)
+    monkeypatch.setattr(guardian_process, "MAX_STOPS", 3)
     command = shell("while :; do kill -STOP $PPID; done")
     wait_until(command.exited.is_set, "the command to be ended")
     command.end(0, NEVER)
@@ -190,9 +190,9 @@ def test_a_guardian_that_is_stopped_without_end_is_given_up(monkeypatch: pytest.
 def test_stops_of_a_guardian_that_are_far_apart_are_not_counted_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(process, "_LOOK_S", 0.01)
-    monkeypatch.setattr(process, "MAX_STOPS", 1)
-    monkeypatch.setattr(process, "QUIET_S", 0.0)
+    monkeypatch.setattr(guardian_process, "_LOOK_S", 0.01)
+    monkeypatch.setattr(guardian_process, "MAX_STOPS", 1)
+    monkeypatch.setattr(guardian_process, "QUIET_S", 0.0)
     command = shell(
         "for n in 1 2 3; do kill -STOP $PPID; "
         "while grep -q '^State:.T' /proc/$PPID/status; do sleep 0.02; done; done; exit 5"
@@ -200,6 +200,23 @@ def test_stops_of_a_guardian_that_are_far_apart_are_not_counted_together(
     assert command.reap().code == 5
 
 
+THIEF = """
+import ctypes, os, signal, stat
+system_call = ctypes.CDLL(None).syscall
+guardian = os.pidfd_open(os.getppid())
+for number in range(3, 64):
+    taken = system_call(438, guardian, number, 0)  # pidfd_getfd
+    if taken >= 0 and stat.S_ISSOCK(os.fstat(taken).st_mode):
+        break
+"""
+"""A command that may look into other processes takes the socket that its guardian speaks to: ``taken``."""
+
+may_take_files = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: nobody else can do this wherever ptrace is restricted"
+)
+
+
+@may_take_files
 @pytest.mark.parametrize(
     "junk",
     [
@@ -217,11 +234,10 @@ def test_stops_of_a_guardian_that_are_far_apart_are_not_counted_together(
 def test_a_command_that_speaks_for_its_guardian_is_ended_with_all_of_it(
     tmp_path: Path, daemonize: str, junk: bytes
 ) -> None:
-    (tmp_path / "junk").write_bytes(junk)
+    (tmp_path / "thief.py").write_text(f"{THIEF}\nos.write(taken, {junk!r})\nsignal.pause()\n")
     command = shell(
         f"{daemonize}; while [ ! -e {tmp_path}/daemon ]; do sleep 0.02; done;"
-        f"for f in /proc/$PPID/fd/*; do case $f in */[012]) ;; *) cat {tmp_path}/junk > $f;; esac; done;"
-        "sleep 600"
+        f" exec {sys.executable} {tmp_path}/thief.py"
     )
     assert command.exited.wait(60)
     assert command.reap().guardian_killed
@@ -229,17 +245,26 @@ def test_a_command_that_speaks_for_its_guardian_is_ended_with_all_of_it(
     assert not alive(command.pid)
 
 
-def test_a_pipe_that_outlives_its_guardian_keeps_no_job_alive(
+@may_take_files
+def test_a_socket_that_outlives_its_guardian_keeps_no_job_alive(
     worker: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    run(
-        worker,
-        "for f in /proc/$PPID/fd/*; do case $f in */[012]) ;; "
-        "*) (exec 9>$f; exec setsid sleep 600) & ;; esac; done;"
-        "sleep 0.2; kill -9 $PPID; sleep 600",
+    (tmp_path / "thief.py").write_text(
+        f"{THIEF}\nif os.fork():\n    os.kill(os.getppid(), 9)\nos.setsid()\nsignal.pause()\n"
     )
+    run(worker, f"exec {sys.executable} {tmp_path}/thief.py")
     assert worker.stdout is not None
     assert "guardian_killed=True" in worker.stdout.readline()
+
+
+@pytest.mark.parametrize("word", ['{"exit": 0, "told": false}', "t"])
+def test_no_command_can_speak_for_its_guardian_or_give_it_orders(tmp_path: Path, word: str) -> None:
+    command = shell(
+        f"for f in /proc/$PPID/fd/*; do case $f in */[12]) ;; *) echo '{word}' > $f;; esac; done; exit 5"
+    )
+    wait_until(command.exited.is_set, "the command to end")
+    assert command.end(0, NEVER) is False
+    assert command.reap().code == 5
 
 
 def test_the_guardian_ends_with_its_command(tmp_path: Path) -> None:

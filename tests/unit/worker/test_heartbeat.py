@@ -9,6 +9,7 @@ import structlog
 
 from kelpie.errors import ForbiddenError, NotFoundError, UnavailableError
 from kelpie.job import HeartbeatReply, JobStatus, UploadBacklog
+from kelpie.transfers import EntryTransfers, TransferReport
 from kelpie_worker.heartbeat import Heartbeat
 from kelpie_worker.progress_file import Said
 from tests.unit.worker.doubles import MemoryQueue, shell_job
@@ -136,6 +137,28 @@ def test_it_tells_what_waits_for_its_upload_and_once_that_nothing_does(case: Cas
         assert heartbeat._beat()
         waiting.pop(0)
     assert case.queue.backlogs == [None, UploadBacklog(2, 10, 1.0), UploadBacklog(), None]
+
+
+def test_it_tells_what_was_moved_when_that_changes_and_again_when_nobody_heard(case: Case) -> None:
+    first = TransferReport(before=(EntryTransfers(files=1, last_age_s=1.0),))
+    same = TransferReport(before=(EntryTransfers(files=1, last_age_s=2.0),))
+    more = TransferReport(before=(EntryTransfers(files=2),))
+    moved = [TransferReport(), first, same, more]
+    heartbeat = Heartbeat(
+        case.queue,
+        shell_job("true"),
+        structlog.get_logger(),
+        on_lost=case.lost.append,
+        on_unreachable=case.unreachable.set,
+        transfers=lambda: moved[0],
+        clock=lambda: case.now,
+    )
+    while moved:
+        case.queue.errors["heartbeat"] = [UnavailableError("reset")]
+        assert not heartbeat._beat()
+        assert heartbeat._beat()
+        moved.pop(0)
+    assert case.queue.transfers == [first, more]
 
 
 def test_the_last_word_is_told_though_a_beat_without_it_was_under_way(

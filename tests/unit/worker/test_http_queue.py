@@ -16,6 +16,7 @@ from kelpie.errors import (
     UnavailableError,
 )
 from kelpie.job import CommandEnd, JobStatus, LogBatch, LogLine, LogStream, Outcome, UploadBacklog
+from kelpie.transfers import EntryTransfers, TransferReport, TransferState
 from kelpie_worker.http_queue import HttpQueue
 from kelpie_worker.queue import UnknownCallError
 from tests.unit.worker.conftest import ScriptedServer
@@ -122,6 +123,8 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
     server.answer = lambda request: (200, {"status": "running", "lease_expires": "2026-01-01T00:00:00.000Z"})
     assert queue.heartbeat(job).status is JobStatus.RUNNING
     queue.heartbeat(job, UploadBacklog(2, 10, 0.5))
+    moved = EntryTransfers(TransferState.DONE, files=2, last_age_s=0.12345)
+    queue.heartbeat(job, transfers=TransferReport(before=(moved, EntryTransfers())))
     server.answer = lambda request: (200, {"message": "ok", "node_bans": 5, "reallocate": True})
     queue.completed(job)
     queue.released(job)
@@ -134,6 +137,11 @@ def test_reports_show_the_lease_and_the_node(server: ScriptedServer, queue: Http
             "POST",
             "/jobs/job-1/heartbeat",
             who | {"upload_backlog": {"files": 2, "bytes": 10, "oldest_s": 0.5}},
+        ),
+        (
+            "POST",
+            "/jobs/job-1/heartbeat",
+            who | {"transfers": {"before": [{"state": "done", "files": 2, "last_age_s": 0.123}, {}]}},
         ),
         ("POST", "/jobs/job-1/completed", who),
         ("POST", "/jobs/job-1/released", who),

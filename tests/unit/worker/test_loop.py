@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kelpie.errors import ForbiddenError, StartupError, UnavailableError
-from kelpie.job import Direction, Sync, SyncEntry
 from kelpie_worker import disk, loop
 from kelpie_worker.attempt import Attempt
 from kelpie_worker.claims import FolderClaims
@@ -15,7 +14,6 @@ from kelpie_worker.deletion_cost import MAX_DELETION_COST, LastUploads
 from kelpie_worker.disk import MiB
 from kelpie_worker.exit_codes import RECREATE_CONTAINER, REPLACE_NODE, STOPPED
 from kelpie_worker.imds import MetadataService
-from kelpie_worker.leased import LeasedJob
 from kelpie_worker.loop import Worker
 from kelpie_worker.state import StateFile
 from kelpie_worker.stop import Stop
@@ -344,53 +342,6 @@ def test_a_job_whose_folders_have_no_room_goes_to_another_node_and_this_one_wait
     assert len(case.queue.jobs) == 1  # the other job is not taken only to be released again
     del free[full]
     wait_until(lambda: ("completed", "b") in case.queue.reports, "the other job")
-    case.stop.request()
-    assert case.end() == STOPPED
-
-
-def slots_of_which_one_has(folder: Path) -> tuple[FolderClaims, FolderClaims]:
-    """The claims of an idle slot, and of a busy one."""
-    slots = [folder.parent / f"kelpie-slot-{number}" for number in (1, 2)]
-    for each in slots:
-        each.mkdir()
-    idle, busy = map(FolderClaims, slots)
-    busy.take("busy 1", [folder])
-    return idle, busy
-
-
-def job_in(folder: Path, job_id: str) -> LeasedJob:
-    sync = Sync(after=(SyncEntry("b", "", str(folder), Direction.UPLOAD),))
-    return shell_job("true", id=job_id, sync=sync)
-
-
-def test_a_folder_that_another_slot_has_holds_up_no_other_work_for_long(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "_TAKEN_PAUSE_S", (0.01, 0.02))
-    idle, _ = slots_of_which_one_has(case.folder / "data")
-    case.queue.jobs = [*[job_in(case.folder / "data", "a")] * 3, shell_job("true", id="b")]
-    case.begin(claims=idle)
-    wait_until(lambda: ("completed", "b") in case.queue.reports, "the other work")
-    assert case.queue.reports == [*[("released", "a")] * 3, ("completed", "b")]
-    case.stop.request()
-    assert case.end() == STOPPED
-
-
-def test_a_job_is_not_asked_for_again_while_its_folder_is_taken_and_is_as_soon_as_that_is_free(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "_TAKEN_PAUSE_S", (3600.0, 3600.0))
-    monkeypatch.setattr(loop, "_TAKEN_LOOK_S", 0.01)
-    idle, busy = slots_of_which_one_has(case.folder / "data")
-    looked: list[object] = []
-    look = idle.are_free
-    monkeypatch.setattr(idle, "are_free", lambda folders: looked.append(folders) or look(folders))
-    case.queue.jobs = [job_in(case.folder / "data", job_id) for job_id in "ab"]
-    case.begin(claims=idle)
-    wait_until(lambda: len(looked) > 3, "the worker to look again")
-    assert case.queue.reports == [("released", "a")]
-    busy.give_back("busy 1")
-    wait_until(lambda: ("completed", "b") in case.queue.reports, "the next job")
     case.stop.request()
     assert case.end() == STOPPED
 

@@ -11,6 +11,7 @@ from kelpie.errors import ForbiddenError, LeaseLostError, UnauthenticatedError
 from kelpie.job import JobStatus, LogBatch, LogLine, LogStream, Outcome
 from kelpie.progress import ProgressReport
 from kelpie.store import Scope, Store
+from kelpie.transfers import EntryTransfers, TransferReport
 from kelpie_worker.redis_queue import RedisQueue
 from tests.factories import GROUP, spec
 from tests.unit.worker.doubles import settings
@@ -44,8 +45,13 @@ def test_a_job_is_leased_kept_alive_and_completed(cluster: Cluster) -> None:
     assert leased is not None
     assert (leased.id, leased.attempt, leased.arguments) == (job.id, 1, ("a",))
     assert node.heartbeat(leased).status is JobStatus.RUNNING
-    node.heartbeat(leased, progress=ProgressReport(fraction=0.5))
+    moved = TransferReport(after=(EntryTransfers(files=1),))
+    node.heartbeat(leased, progress=ProgressReport(fraction=0.5), transfers=moved)
     assert cluster.store.progress([cluster.store.get(job.id)])[job.id].fraction == 0.5
+    told = cluster.store.transfers(job.id)
+    assert told is not None
+    assert told.report == moved
+    assert [point.fraction for point in cluster.store.progress_history(job.id)] == [0.5]
     line = LogLine(LogStream.STDERR, 7, "hello")
     node.log(leased, LogBatch(1, (line,)))
     assert [kept for _, kept in cluster.store.log(job.id).lines] == [line]

@@ -20,11 +20,11 @@ import pytest
 
 from kelpie_worker import slots as supervisor
 from kelpie_worker.exit_codes import BAD_SETTINGS, STOPPED
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.slot_places import OtherSlots, settings_of_slot
 from kelpie_worker.slots import Slots, recover_others
 from kelpie_worker.stop import Stop
 from kelpie_worker.sync.folders import HIDDEN_PREFIX
+from kelpie_worker.sync.settings import SyncSettings
 from tests.unit.worker.conftest import Request, ScriptedServer
 from tests.unit.worker.doubles import settings
 from tests.waiting import wait_until
@@ -250,6 +250,19 @@ def test_two_jobs_that_name_one_folder_never_run_side_by_side_on_a_machine(machi
     assert {what for what, _ in machine.reports} == {"released"}
     (machine.folder / "go").touch()
     wait_until(lambda: {("completed", "a"), ("completed", "b")} <= {*machine.reports}, "both to complete")
+
+
+def test_jobs_behind_one_whose_folder_is_taken_run_in_the_free_slots(machine: Machine) -> None:
+    entry = {"bucket": "b", "prefix": "p/", "local_path": "data", "direction": "upload"}
+    machine.requeues = True
+    machine.job("a", WAIT, sync={"after": [entry]})
+    machine.start()
+    machine.wait_busy()
+    machine.job("b", "true", sync={"after": [entry]})
+    for name in "cde":
+        machine.job(name, "true")
+    wait_until(lambda: {("completed", name) for name in "cde"} <= {*machine.reports}, "the other jobs")
+    assert ("completed", "b") not in machine.reports
 
 
 def test_a_folder_that_somebody_else_has_put_in_the_place_of_a_slots_is_not_used(machine: Machine) -> None:

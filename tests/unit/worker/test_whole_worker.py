@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import kelpie
+import kelpie_worker
 from tests.unit.worker.conftest import ScriptedServer
 from tests.waiting import wait_until
 
@@ -181,6 +184,31 @@ def test_a_second_signal_ends_it_at_once_with_its_command(
     assert process.returncode == 0
     assert not Path(f"/proc/{command}").exists()
     assert not [r for r in server.requests if r.path.endswith("/released")]
+
+
+def test_a_job_runs_though_the_files_of_its_worker_have_been_replaced(
+    server: ScriptedServer, worker: Any, tmp_path: Path
+) -> None:
+    installed = tmp_path / "site-packages"
+    for package in (kelpie, kelpie_worker):
+        source = Path(package.__file__).parent
+        shutil.copytree(source, installed / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    job = {"id": "job-1", "command": "true", "arguments": [], "container_group_id": "q", "sync": {}}
+    jobs: list[Any] = []
+
+    def answer(request: Any) -> tuple[int, Any]:
+        if request.path.startswith("/work"):
+            return 200, [jobs.pop()] if jobs else []
+        return 200, {"status": "running", "message": "ok"}
+
+    server.answer = answer
+    worker(PYTHONPATH=str(installed))
+    wait_until(lambda: server.requests, "the first poll")
+    shutil.rmtree(installed)
+    jobs.append(job)
+    wait_until(
+        lambda: [r for r in server.requests if r.path == "/jobs/job-1/completed"], "the job to complete"
+    )
 
 
 def test_bad_settings_are_told_by_name_and_code(worker: Any) -> None:

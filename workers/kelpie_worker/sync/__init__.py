@@ -2,8 +2,8 @@
 
 ``engine`` is the entrance; ``job_sync`` orders the steps of one job; ``download``, ``upload``, ``mirror``
 (with ``tracker`` and ``watcher``) and ``staging`` are the steps; ``flow`` and ``pool`` run them side by side;
-``store`` and ``retry`` speak to the storage; ``tree`` and ``folders`` keep everything inside the job's
-folders.
+``store``, ``clients`` and ``retry`` speak to the storage; ``tree`` and ``folders`` keep everything inside the
+job's folders.
 Importing this loads neither boto3 nor watchdog: the first job with data does. ``kelpie data`` needs no more
 than ``copying`` and its steps.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kelpie_worker.sync.store import RemoteHead, crc32_header
+from kelpie_worker.sync.remote import RemoteHead, crc32_header
 from kelpie_worker.sync.transport import crc32
 
 _BLOCK = 1 << 20

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync.fencing import Fence
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.observer import TransferObserver
+from kelpie_worker.sync.settings import SyncSettings
 from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.uploads import Uploads
 

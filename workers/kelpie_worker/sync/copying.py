@@ -11,8 +11,8 @@ from typing import Any, Protocol, Self
 
 from kelpie.job import Direction, SyncEntry
 from kelpie.patterns import Pattern
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.compression import SUFFIX
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
@@ -25,7 +25,9 @@ from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.manifest import Manifest
 from kelpie_worker.sync.observer import NullObserver
 from kelpie_worker.sync.pool import Priority, TransferPool
-from kelpie_worker.sync.store import ClientFactory, RemoteFile, Store
+from kelpie_worker.sync.remote import RemoteFile
+from kelpie_worker.sync.settings import SyncSettings
+from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.tree import Tree
 from kelpie_worker.sync.upload import Uploaded, object_key, upload_file
 from kelpie_worker.sync.uploads import UploadJournal, Uploads

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from kelpie.patterns import Pattern
 from kelpie_worker.sync import checksums, compression
 from kelpie_worker.sync.anchor import anchored
 from kelpie_worker.sync.context import JobContext
+from kelpie_worker.sync.counts import EntryCount, Moving
 from kelpie_worker.sync.errors import ObjectChanged, SyncError
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.folders import HIDDEN_PREFIX
-from kelpie_worker.sync.store import RemoteFile, RemoteHead
+from kelpie_worker.sync.remote import RemoteFile, RemoteHead
 from kelpie_worker.sync.tree import Snapshot, Tree
 
 MAX_VERSIONS = 10
@@ -37,6 +38,7 @@ class Source:
     entry: SyncEntry
     tree: Tree
     pattern: Pattern | None
+    count: EntryCount = field(default_factory=EntryCount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class PlannedFile:
     remote: RemoteFile
     target: Path
     unzip: bool
+    count: EntryCount = field(default_factory=EntryCount)  # of its entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
                 folder, place = above, target.parent
             else:  # beside the one before
                 target = source.tree.place_beside(place, last, key=remote.key)
-            planned[target] = PlannedFile(bucket, remote, target, unzip)
+            planned[target] = PlannedFile(bucket, remote, target, unzip, source.count)
     folders = {target.parent: target for target in planned}
     for parent, target in list(folders.items()):
         folders |= dict.fromkeys(parent.parents, target)
@@ -103,6 +106,13 @@ def plan(context: JobContext, sources: Sequence[Source]) -> list[PlannedFile]:
 
 def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, list[Any], Downloaded]:
     """The flow that fetches one object. Raises SyncError (naming the key), CanceledTransfer."""
+    with file.count.moving(file.remote.size) as moving:
+        return (yield from _download(context, file, moving))
+
+
+def _download(
+    context: JobContext, file: PlannedFile, moving: Moving
+) -> Generator[Batch, list[Any], Downloaded]:
     remote, path = file.remote, str(file.target)
     context.gate.check()
     context.observer.download_started(context.job_id, path)
@@ -114,6 +124,7 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             part_size=context.settings.part_size,
             check=context.gate.check,
         ):
+            moving.unchanged = True
             return _done(file)
         # a fixed length, whatever the length of the file's own name
         digest = hashlib.sha256(os.fsencode(file.target.name)).hexdigest()[:16]
@@ -122,7 +133,7 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
             arriving = f"{folder}/{HIDDEN_PREFIX}{digest}.part"
             ready = f"{folder}/{HIDDEN_PREFIX}{digest}.out" if file.unzip else arriving
             try:
-                head = yield from _fetch_verified(context, file, arriving)
+                head = yield from _fetch_verified(context, file, arriving, moving)
                 context.fence.admit(file.bucket, remote.key, head)
                 if file.unzip:
                     yield Batch([partial(_unzip, context, file, head, Path(arriving), Path(ready))], 1)
@@ -145,16 +156,17 @@ def download_file(context: JobContext, file: PlannedFile) -> Generator[Batch, li
 
 
 def _fetch_verified(
-    context: JobContext, file: PlannedFile, path: str
+    context: JobContext, file: PlannedFile, path: str, moving: Moving
 ) -> Generator[Batch, list[Any], RemoteHead]:
     bucket, key = file.bucket, file.remote.key
     etag, size = file.remote.etag, file.remote.size
     part_size = context.settings.part_size
     damaged = 0
     for _ in range(MAX_VERSIONS):
+        moving.restart()
         descriptor = _create(path)
         try:
-            calls = _ranges(context, bucket, key, etag, size, descriptor)
+            calls = _ranges(context, bucket, key, etag, size, descriptor, moving)
             if len(calls) == 1:
                 fetched = [calls[0]()]
                 head = fetched[0][0]
@@ -190,7 +202,7 @@ def _create(path: str) -> int:
 
 
 def _ranges(
-    context: JobContext, bucket: str, key: str, etag: str, size: int, descriptor: int
+    context: JobContext, bucket: str, key: str, etag: str, size: int, descriptor: int, moving: Moving
 ) -> list[Callable[[], tuple[RemoteHead, int]]]:
     """The calls that fetch the object's parts; each gives what the store said, and the part's CRC32."""
 
@@ -206,6 +218,7 @@ def _ranges(
         # a store that does not know If-Match may answer with another version
         if head.etag != etag or head.size != size:
             raise ObjectChanged(f"s3://{bucket}/{key} was replaced while it was fetched")
+        moving.part(length)
         return head, crc32
 
     part = context.settings.part_size

@@ -9,14 +9,15 @@ from pathlib import Path
 import structlog
 
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.gate import Gate
 from kelpie_worker.sync.job_sync import JobSync
 from kelpie_worker.sync.journal import FolderJournal
 from kelpie_worker.sync.observer import TransferObserver
 from kelpie_worker.sync.pool import TransferPool
-from kelpie_worker.sync.store import ClientFactory, Store
+from kelpie_worker.sync.settings import SyncSettings
+from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.uploads import UploadJournal, abort_left
 
 log = structlog.get_logger(__name__)

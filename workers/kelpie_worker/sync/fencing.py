@@ -17,7 +17,8 @@ import structlog
 from kelpie_worker.sync.conditions import Condition, Conditions
 from kelpie_worker.sync.errors import Fenced, NotSupported, ObjectChanged, SyncError
 from kelpie_worker.sync.gate import Gate
-from kelpie_worker.sync.store import RemoteHead, Store
+from kelpie_worker.sync.remote import RemoteHead
+from kelpie_worker.sync.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ import structlog
 
 from kelpie.job import SyncEntry
 from kelpie.patterns import Pattern, compile_pattern
+from kelpie.transfers import TransferReport, TransferState
 from kelpie_worker.disk import require_room
 from kelpie_worker.leased import LeasedJob
-from kelpie_worker.settings import SyncSettings
 from kelpie_worker.sync import download, folders
 from kelpie_worker.sync.backlog import Backlog
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.conditions import Conditions
 from kelpie_worker.sync.context import JobContext
+from kelpie_worker.sync.counts import EntryCount
 from kelpie_worker.sync.download import Downloaded, PlannedFile
 from kelpie_worker.sync.errors import Fenced, SourceChanged, SyncError
 from kelpie_worker.sync.fencing import Fence
@@ -31,8 +33,9 @@ from kelpie_worker.sync.ledger import Ledger
 from kelpie_worker.sync.mirror import Mirror
 from kelpie_worker.sync.observer import TransferObserver
 from kelpie_worker.sync.pool import Priority, TransferPool
+from kelpie_worker.sync.settings import SyncSettings
 from kelpie_worker.sync.staging import Staging
-from kelpie_worker.sync.store import ClientFactory, Store
+from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.tree import Tree
 from kelpie_worker.sync.upload import Uploaded, upload_file
 from kelpie_worker.sync.uploads import UploadJournal, Uploads
@@ -53,6 +56,7 @@ class _Entry:
     wire: SyncEntry
     folder: Path
     pattern: Pattern | None
+    count: EntryCount = field(default_factory=EntryCount)
 
 
 class JobSync:
@@ -95,7 +99,7 @@ class JobSync:
         self._staging = Staging(job.id, settings.temp_dir)
         self._downloaded: list[Downloaded] = []
         self._outputs: list[tuple[_Entry, Tree, str, int]] = []
-        self._outputs_left = Backlog()
+        self._staged: float | None = None  # when the outputs were set aside, monotonic s
         self._lock = threading.Lock()
 
         def checked(entries: Sequence[SyncEntry]) -> list[_Entry]:
@@ -120,6 +124,7 @@ class JobSync:
                 each.pattern,
                 self._ledger,
                 self._note_change,
+                each.count,
             )
             for each in self._during
         ]
@@ -148,11 +153,17 @@ class JobSync:
         self._gate.check()
         if not self._before:
             return
-        sources = [download.Source(each.wire, Tree(each.folder), each.pattern) for each in self._before]
+        _enter(self._before, TransferState.MOVING)
+        sources = [
+            download.Source(each.wire, Tree(each.folder), each.pattern, each.count) for each in self._before
+        ]
         planned = download.plan(self._context, sources)
         require_room((file.target, file.remote.size) for file in planned)
+        for file in planned:
+            file.count.plan(file.remote.size)
         with self._told():
             self._run(Priority.DOWNLOAD, (self._fetch(file) for file in planned))
+        _enter(self._before, TransferState.DONE)
 
     def watch(self) -> None:
         """From now on changes of the ``during`` folders are uploaded, and so is what is there already and was
@@ -160,6 +171,7 @@ class JobSync:
         self._gate.check()
         if not self._mirrors:
             return
+        _enter(self._during, TransferState.MOVING)
         for mirror in self._mirrors:
             for file in self._downloaded:
                 mirror.adopt(file)
@@ -183,6 +195,7 @@ class JobSync:
         if failures:
             more = f" (and {len(failures) - SHOWN_FAILURES} more)" if len(failures) > SHOWN_FAILURES else ""
             raise SyncError("; ".join(failures[:SHOWN_FAILURES]) + more)
+        _enter(self._during, TransferState.DONE)
 
     def stage(self) -> None:
         """Set the ``after`` folders' content aside and empty the job's folders, which belong to the next job
@@ -192,9 +205,9 @@ class JobSync:
             self._staging.take(each.folder for each in self._after)
             # Listed once, now: what is missing later is an error, not an output less.
             self._outputs = list(self._list_outputs())
-            self._outputs_left = Backlog(
-                len(self._outputs), sum(size for *_, size in self._outputs), time.monotonic()
-            )
+            for entry, _, _, size in self._outputs:
+                entry.count.plan(size)
+            self._staged = time.monotonic()
             for folder in self._folders:
                 folders.empty_folder(folder)
             self._owns_folders = False
@@ -203,12 +216,14 @@ class JobSync:
     def finalize(self) -> None:
         """Upload the outputs set aside, see that every object of this attempt is in the bucket as it was
         stored, and delete the copies. SyncError, CanceledTransfer."""
+        _enter(self._after, TransferState.MOVING)
         with self._told():
             self._run(Priority.OUTPUT, self._output_flows())
             self._run(
                 Priority.OUTPUT,
                 (self._verify(bucket, key, versions) for bucket, key, versions in self._ledger.objects()),
             )
+        _enter(self._after, TransferState.DONE)
         self._staging.discard()
 
     def abandon(self) -> None:
@@ -249,7 +264,20 @@ class JobSync:
         """What of the job's data is not in the bucket yet; nothing any more once it is abandoned."""
         if self._gate.abandoned:
             return Backlog()
-        return Backlog.sum([*(mirror.tracker.backlog for mirror in self._mirrors), self._outputs_left])
+        outputs = [
+            Backlog(files, size, self._staged if files else None)
+            for files, size in (each.count.left for each in self._after)
+        ]
+        return Backlog.sum([*(mirror.tracker.backlog for mirror in self._mirrors), *outputs])
+
+    @property
+    def transfers(self) -> TransferReport:
+        """What was moved for each entry so far."""
+        return TransferReport(
+            before=tuple(each.count.report() for each in self._before),
+            during=tuple(mirror.transfers for mirror in self._mirrors),
+            after=tuple(each.count.report() for each in self._after),
+        )
 
     # ---- steps
 
@@ -290,18 +318,18 @@ class JobSync:
     ) -> Generator[Batch, list[Any], None]:
         try:
             uploaded: Uploaded = yield from upload_file(
-                self._context, tree, name, bucket=entry.wire.bucket, prefix=entry.wire.prefix
+                self._context,
+                tree,
+                name,
+                bucket=entry.wire.bucket,
+                prefix=entry.wire.prefix,
+                moving=entry.count.moving(size),
             )
         except FileNotFoundError:
             raise SyncError(f"the output {tree.root / name} vanished before it was uploaded") from None
         except SourceChanged:
             raise SyncError(f"the output {tree.root / name} changed after it was set aside") from None
         self._ledger.record(uploaded)
-        with self._lock:
-            left = self._outputs_left
-            self._outputs_left = Backlog(
-                left.files - 1, left.bytes - size, left.oldest if left.files > 1 else None
-            )
         self._note_change()
 
     def _note_change(self) -> None:
@@ -325,6 +353,11 @@ class JobSync:
                 return
             pause_s = min(due, default=time.monotonic() + 1.0) - time.monotonic()
             wake.wait(min(max(pause_s, 0.01), 1.0))
+
+
+def _enter(entries: Sequence[_Entry], state: TransferState) -> None:
+    for each in entries:
+        each.count.enter(state)
 
 
 def _checked(entry: SyncEntry, settings: SyncSettings) -> _Entry:

@@ -13,8 +13,10 @@ import structlog
 
 from kelpie.job import SyncEntry
 from kelpie.patterns import Pattern
+from kelpie.transfers import EntryTransfers
 from kelpie_worker.sync import flow
 from kelpie_worker.sync.context import JobContext
+from kelpie_worker.sync.counts import EntryCount
 from kelpie_worker.sync.download import Downloaded
 from kelpie_worker.sync.errors import CanceledTransfer, SourceChanged
 from kelpie_worker.sync.flow import Batch
@@ -49,12 +51,14 @@ class Mirror:
         pattern: Pattern | None,
         ledger: Ledger,
         wake: Callable[[], None],
+        count: EntryCount,
     ) -> None:
         self._context = context
         self._lane = lane
         self._entry = entry
         self._pattern = pattern
         self._ledger = ledger
+        self._count = count
         self._draining = False
         self._stability_s = context.settings.watcher_stability_ms / 1000
         self.tree = tree
@@ -72,12 +76,20 @@ class Mirror:
         """The watched folder."""
         return self.tree.root
 
+    @property
+    def transfers(self) -> EntryTransfers:
+        """What was stored of the folder so far, and what waits."""
+        backlog = self.tracker.backlog
+        return self._count.report((backlog.files, backlog.bytes))
+
     def adopt(self, file: Downloaded) -> None:
         """A file that was just downloaded into the folder needs no upload."""
         if file.path.is_relative_to(self.root):
             name = str(file.path.relative_to(self.root))
             ours = file.bucket == self._entry.bucket and file.key == self._key(name)
             self.tracker.adopt(name, file.snapshot, owned=ours)
+            if ours and self._selects(name):
+                self._count.found()
 
     def touch(self, name: str, *, closed: bool = False) -> None:
         """Something may have happened to the file; ``closed``: somebody has just closed it after writing."""
@@ -137,7 +149,12 @@ class Mirror:
             else:
                 self.tracker.begun(name, snapshot.size, time.monotonic())
                 work = upload_file(
-                    self._context, self.tree, name, bucket=self._entry.bucket, prefix=self._entry.prefix
+                    self._context,
+                    self.tree,
+                    name,
+                    bucket=self._entry.bucket,
+                    prefix=self._entry.prefix,
+                    moving=self._count.moving(),
                 )
                 flow.start(self._lane, work, partial(self._upload_ended, name, change))
         except OSError as error:

@@ -1,164 +1,38 @@
 """S3-compatible storage as the engine sees it: a few calls, each retried, each stopped by the job's gate.
 
-Integrity: every body goes with an explicit CRC32 header, which the store checks on arrival; boto3's own
-checksums are switched to ``when_required``, because it would send trailers that R2 and B2 refuse.
+Integrity: every body goes with an explicit CRC32 header, which the store checks on arrival.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, TypeVar, cast
 
 import structlog
 
-from kelpie_worker.settings import SyncSettings
+from kelpie_worker.sync.clients import ClientFactory
 from kelpie_worker.sync.conditions import Condition
 from kelpie_worker.sync.content_types import content_type
 from kelpie_worker.sync.describe import describe, error_code, error_status
-from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, SyncError, UploadGone
+from kelpie_worker.sync.errors import DamagedTransfer, ObjectChanged, UploadGone
 from kelpie_worker.sync.gate import Gate
+from kelpie_worker.sync.remote import Part, RemoteFile, RemoteHead, crc32_header, remote_head
 from kelpie_worker.sync.retry import with_retries
-from kelpie_worker.sync.transport import (
-    Body,
-    LeanClient,
-    Slice,
-    block_buffer,
-    crc32,
-    crc32_of,
-    custom_endpoint,
-    from_boto3,
-    from_environment,
-    region_of_environment,
-)
-from kelpie_worker.sync.transport.endpoint import AMAZON, DEFAULT_REGION
-
-if TYPE_CHECKING:
-    from boto3.session import Session
-    from mypy_boto3_s3 import S3Client
+from kelpie_worker.sync.transport import Body, Slice, block_buffer, crc32, crc32_of
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-RENEW_S = 0.4
-"""The credentials are read anew at most this often; less than the first pause between two tries."""
 ROUNDED_S = 2.0
 """How far apart two times of a storage may be told that are the same: both are in whole seconds."""
 ABORT_TRIES = 3
 """A multipart upload that cannot be aborted soon is left to the next start of the worker."""
 _NO_SUCH_OBJECT = frozenset({"404", "NoSuchKey", "NotFound"})
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One object of a listing."""
-
-    key: str
-    size: int  # bytes
-    etag: str
-    modified: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteHead:
-    """What a store says of one object."""
-
-    size: int  # bytes of the whole object
-    etag: str
-    metadata: Mapping[str, str]
-    crc32: str  # as the store's header writes it, "-N" behind that of N parts; empty when it told none
-    encrypted: bool  # by the store, in a way that may make the ETag something else than an MD5
-
-
-class ClientFactory:
-    """The process's client, made at first use: a worker without data to move never loads boto3.
-
-    It is the lean one where that can serve, with boto3's names, arguments and errors; else boto3's.
-    """
-
-    def __init__(self, settings: SyncSettings) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._client: S3Client | None = None
-        self._made = 0.0
-
-    def __call__(self) -> S3Client:
-        """The client; SyncError when boto3 refuses its configuration."""
-        with self._lock:
-            if self._client is None:
-                self._client = self._choose()
-                self._made = time.monotonic()
-            return self._client
-
-    def renew(self) -> None:
-        """Read the credentials anew at the next call: the store says that those in use have expired, even
-        if they say otherwise."""
-        with self._lock:
-            if time.monotonic() - self._made > RENEW_S:  # once for all the requests that were under way
-                self._client = None
-
-    def where(self) -> str:
-        """The endpoint that the client speaks to."""
-        return self().meta.endpoint_url
-
-    def _choose(self) -> S3Client:
-        if self._settings.transport == "boto3":
-            return self._boto3()[0]
-        if (endpoint := from_environment()) is not None:
-            client = LeanClient(
-                endpoint, lambda: self._boto3()[0], stall_timeout_s=self._settings.stall_timeout_s
-            )
-            return cast("S3Client", client)
-        boto3, session = self._boto3()
-        if (endpoint := from_boto3(boto3, session)) is None:
-            return boto3
-        return cast(
-            "S3Client",
-            LeanClient(endpoint, lambda: boto3, stall_timeout_s=self._settings.stall_timeout_s),
-        )
-
-    def _boto3(self) -> tuple[S3Client, Session]:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-        from botocore.handlers import add_expect_header
-
-        session = boto3.session.Session()
-
-        def client(addressing: Literal["auto", "path"]) -> S3Client:
-            config = Config(
-                retries={"total_max_attempts": 1, "mode": "standard"},  # ours know the job's gate
-                # a connection keeps the connect timeout while it sends, block by block: one stall limit
-                connect_timeout=self._settings.stall_timeout_s,
-                read_timeout=self._settings.stall_timeout_s,
-                max_pool_connections=self._settings.threads + 4,
-                tcp_keepalive=True,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={"addressing_style": addressing, "payload_signing_enabled": False},
-            )
-            region = region_of_environment() or session.region_name or DEFAULT_REGION
-            return session.client("s3", config=config, region_name=region)
-
-        try:
-            custom = bool(custom_endpoint())
-            made = client("path" if custom else "auto")
-            host = urlsplit(made.meta.endpoint_url).hostname or ""
-            if not custom and not host.endswith(AMAZON):
-                made = client("path")  # an endpoint from the shared configuration file
-        except (BotoCoreError, ValueError) as error:
-            raise SyncError(f"the storage client cannot be configured: {error}") from error
-        # "Expect: 100-continue" costs a round trip per part and hangs with stores that are slow to answer it
-        made.meta.events.unregister("before-call.s3", add_expect_header)
-        return made, session
 
 
 class Store:
@@ -252,7 +126,7 @@ class Store:
                 body.close()
             if received != length:
                 raise DamagedTransfer(f"{received} of {length} bytes arrived")
-            return _remote_head(answer), value
+            return remote_head(answer), value
 
         fetched = self._try(f"download {_url(bucket, key)}", call)
         self._moved(length)
@@ -447,19 +321,10 @@ class Store:
 
     def _head(self, bucket: str, key: str) -> RemoteHead:
         answer = self._clients().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-        return _remote_head(answer)
+        return remote_head(answer)
 
     def _try(self, what: str, call: Callable[[], T]) -> T:
         return with_retries(what, call, gate=self._gate, max_tries=self._max_tries, renew=self._clients.renew)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part that the store has."""
-
-    number: int
-    etag: str
-    checksum: str
 
 
 def _arguments(condition: Condition | None) -> dict[str, Any]:
@@ -475,23 +340,6 @@ def _failed_when_missing(condition: Condition | None) -> Iterator[None]:
         if condition is not None and condition.etag is not None and error_code(error) in _NO_SUCH_OBJECT:
             raise ObjectChanged("the object is not there any more") from None
         raise
-
-
-def crc32_header(value: int) -> str:
-    """A CRC32 as S3's headers write it."""
-    return base64.b64encode(value.to_bytes(4, "big")).decode()
-
-
-def _remote_head(answer: Any) -> RemoteHead:
-    whole = answer.get("ContentRange", "").rpartition("/")[2]
-    return RemoteHead(
-        size=int(whole) if whole.isdigit() else answer["ContentLength"],
-        etag=answer["ETag"],
-        metadata=answer.get("Metadata", {}),
-        crc32=answer.get("ChecksumCRC32", ""),
-        encrypted=answer.get("ServerSideEncryption", "AES256") != "AES256"
-        or "SSECustomerAlgorithm" in answer,
-    )
 
 
 def _in_utc(told: datetime) -> datetime:

@@ -25,6 +25,7 @@ import structlog
 from kelpie_worker.sync.compression import SUFFIX, Compressor
 from kelpie_worker.sync.conditions import Condition
 from kelpie_worker.sync.context import JobContext
+from kelpie_worker.sync.counts import EntryCount, Moving
 from kelpie_worker.sync.errors import SourceChanged, SyncError, UploadGone
 from kelpie_worker.sync.flow import Batch
 from kelpie_worker.sync.transport import Slice, crc32_of
@@ -57,15 +58,29 @@ def object_key(prefix: str, name: str, *, compression: bool) -> str:
 
 
 def upload_file(
-    context: JobContext, tree: Tree, name: str, *, bucket: str, prefix: str, key: str | None = None
+    context: JobContext,
+    tree: Tree,
+    name: str,
+    *,
+    bucket: str,
+    prefix: str,
+    key: str | None = None,
+    moving: Moving | None = None,
 ) -> Generator[Batch, list[Any], Uploaded]:
-    """The flow that stores one file, under the prefix or as ``key``.
+    """The flow that stores one file, under the prefix or as ``key``; ``moving`` is told how far it is.
 
     Raises FileNotFoundError, SourceChanged, SyncError, CanceledTransfer.
     """
-    path = str(tree.root / name)
     if key is None:
         key = object_key(prefix, name, compression=context.compression)
+    with moving or EntryCount().moving() as counted:
+        return (yield from _upload(context, tree, name, bucket, key, counted))
+
+
+def _upload(
+    context: JobContext, tree: Tree, name: str, bucket: str, key: str, moving: Moving
+) -> Generator[Batch, list[Any], Uploaded]:
+    path = str(tree.root / name)
     try:
         key.encode()
     except UnicodeEncodeError:
@@ -98,7 +113,7 @@ def upload_file(
                 metadata["kelpie-size"] = str(os.lseek(source, 0, os.SEEK_END))
                 body = packed.fileno()
             size = os.fstat(body).st_size
-            outgoing = _Outgoing(bucket, key, metadata, body, size, before, verify)
+            outgoing = _Outgoing(bucket, key, metadata, body, size, before, verify, moving)
             if size <= context.settings.part_size:
                 etag = _put(context, outgoing)
             else:
@@ -136,13 +151,14 @@ class _Outgoing:
     size: int  # bytes of the body
     source: Snapshot
     verify: Callable[[], None]  # SourceChanged when the file is no longer the version of `source`
+    moving: Moving
 
 
 def _put(context: JobContext, out: _Outgoing) -> str:
     data = _piece(context, out, 0, out.size)
     out.metadata["kelpie-crc32"] = f"{crc32_of(data):08x}"
     out.verify()
-    return context.fence.write(
+    etag = context.fence.write(
         out.bucket,
         out.key,
         size=out.size,
@@ -150,6 +166,8 @@ def _put(context: JobContext, out: _Outgoing) -> str:
         send=partial(context.store.put, out.bucket, out.key, data, out.metadata),
         repeatable=True,
     )
+    out.moving.part(out.size)
+    return etag
 
 
 def _multipart(context: JobContext, out: _Outgoing) -> Generator[Batch, list[Any], str]:
@@ -168,12 +186,16 @@ def _multipart(context: JobContext, out: _Outgoing) -> Generator[Batch, list[Any
 def _send_parts(context: JobContext, out: _Outgoing, part_size: int) -> Generator[Batch, list[Any], str]:
     context.gate.confirm()
     upload = context.uploads.open(out.bucket, out.key, out.source, out.metadata)
+    out.moving.restart()
+
+    def length(number: int) -> int:
+        return min(part_size, out.size - (number - 1) * part_size)
 
     def send(number: int) -> None:
         out.verify()  # what has changed already need not be sent to its end
-        start = (number - 1) * part_size
-        data = _piece(context, out, start, min(part_size, out.size - start))
+        data = _piece(context, out, (number - 1) * part_size, length(number))
         upload.done[number] = context.store.part(out.bucket, out.key, upload.upload_id, number, data)
+        out.moving.part(length(number))
 
     def complete(condition: Condition | None) -> str:
         return context.store.complete(
@@ -187,6 +209,7 @@ def _send_parts(context: JobContext, out: _Outgoing, part_size: int) -> Generato
         )
 
     try:
+        out.moving.part(sum(map(length, upload.done)))  # that an earlier try has sent
         numbers = range(1, -(-out.size // part_size) + 1)
         missing = [partial(send, number) for number in numbers if number not in upload.done]
         yield Batch(missing, context.settings.parts_per_file)

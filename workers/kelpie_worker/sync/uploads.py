@@ -18,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from kelpie_worker.sync.errors import OutOfReach, SyncError, UploadGone
-from kelpie_worker.sync.store import Part, Store
+from kelpie_worker.sync.remote import Part
+from kelpie_worker.sync.store import Store
 from kelpie_worker.sync.tree import Snapshot
 
 log = structlog.get_logger(__name__)

@@ -29,6 +29,8 @@ local function spec_key(id) return PREFIX .. 'spec:' .. id end
 local function attempts_key(id) return PREFIX .. 'attempts:' .. id end
 local function heartbeat_key(id) return PREFIX .. 'heartbeat:' .. id end
 local function progress_key(id) return PREFIX .. 'progress:' .. id end
+local function transfers_key(id) return PREFIX .. 'transfers:' .. id end
+local function progress_history_key(id) return PREFIX .. 'progress_history:' .. id end
 local function log_key(id) return PREFIX .. 'log:' .. id end
 local function bans_key(node) return PREFIX .. 'bans:' .. node end
 local function index_key(status) return PREFIX .. 'jobs:' .. status end
@@ -287,7 +289,8 @@ local function purge_job(job)
   redis.call('ZREM', index_key(job.status), id)
   each_line(f.labels, function(label) redis.call('ZREM', label_key(label), id) end)
   if f.node then redis.call('ZREM', node_key(f.node), id) end -- what other nodes ran ends by its TTL
-  redis.call('DEL', job_key(id), spec_key(id), attempts_key(id), heartbeat_key(id), log_key(id), progress_key(id))
+  redis.call('DEL', job_key(id), spec_key(id), attempts_key(id), heartbeat_key(id), log_key(id), progress_key(id),
+    progress_history_key(id), transfers_key(id))
   emit(job, 'purged')
 end
 
