@@ -100,7 +100,7 @@ def show_costs(costs: Costs) -> None:
 
 def fleets(costs: Costs, counts: Sequence[int], *, quick: bool) -> None:
     """A fleet of jobs of ten minutes in several sizes, and the largest of several kinds."""
-    length = Length(2, 4) if quick else Length(5, 10)
+    length = Length(0.5, 1) if quick else Length(5, 10)
     sizes = [200, 1000] if quick else [1000, 2500, 5000, 10_000, 15_000, 20_000, 25_000]
     most = Hardware(max(counts), max(counts))
     print(f"simulated, {most.processes} API processes, jobs of 10 minutes, 90 % of the nodes busy")
