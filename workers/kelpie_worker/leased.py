@@ -20,6 +20,7 @@ class LeasedJob:
     fence: int = 0  # strictly increasing over the leases of a queue
     lease: str | None = field(default=None, repr=False)  # the secret; None from a server that knows no leases
     heartbeat_interval: int = 30  # seconds
+    max_runtime_s: int | None = None  # from its lease: the attempt has failed then
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold the user's secrets
     compression: bool = False
@@ -65,6 +66,7 @@ class LeasedJob:
             fence=fence,
             lease=lease,
             heartbeat_interval=spec.heartbeat_interval,
+            max_runtime_s=spec.max_runtime_s,
             command=spec.command,
             arguments=spec.arguments,
             environment=spec.environment,

@@ -65,8 +65,11 @@ class SetAside:
         why = self._claims.in_the_way(folders)
         if why is None:
             return False
+        now = time.monotonic()
         if not self._kept:
-            self._until = time.monotonic() + self._keep.pause_s()
+            self._until = now + self._keep.pause_s()
+        if job.max_runtime_s is not None:  # which goes on: to be kept is no failure
+            self._until = min(self._until, now + job.max_runtime_s / 2)
         self._kept.append(_KeptJob(job, folders, self._settings, self._queue, self._stop))
         self._kept[-1].log.info(
             "a folder of the job is taken by another slot: others are asked for", reason=why

@@ -162,10 +162,8 @@ class Autoscaler:
             return self._interval_s
         try:
             self._act(found)
-        except (
-            NotFoundError
-        ):  # gone since it was looked up: the next look tells whether it is, or its project
-            return self.pulse_s
+        except NotFoundError:
+            return self.pulse_s  # the next look tells what is gone: the group, or its whole project
         decision = found.decision
         self._store.rules.record(rule, decision, now=now)
         if decision.acts:

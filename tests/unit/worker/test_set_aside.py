@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,16 @@ def test_a_job_that_was_set_aside_for_long_is_open_to_other_nodes_for_a_while(
     wait_until(lambda: case.queue.reports == [("released", "a")], "the job to be handed back")
     stop(case)
     assert [job.id for job in case.queue.jobs] == ["a"]  # nobody has asked for it meanwhile
+
+
+def test_a_job_is_handed_back_long_before_it_would_have_run_for_too_long(
+    case: Case, slots: tuple[FolderClaims, FolderClaims], taken: Path
+) -> None:
+    case.queue.jobs = [replace(job_in(taken, "a"), max_runtime_s=1), job_in(taken, "b")]
+    case.begin(claims=slots[0])
+    wait_until(lambda: len(case.queue.reports) == 2, "the jobs to be handed back")
+    stop(case)
+    assert sorted(case.queue.reports) == [("released", "a"), ("released", "b")]
 
 
 def test_a_stop_hands_back_what_was_set_aside(
