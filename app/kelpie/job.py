@@ -215,6 +215,15 @@ class JobSpec:
         """How long a lease of this job lasts without a heartbeat, in milliseconds."""
         return LEASE_INTERVALS * self.heartbeat_interval * 1000
 
+    @property
+    def plan(self) -> Sync:
+        """What the job brings and leaves, for people: of the legacy form the node's settings say where."""
+        if self.legacy is not None:
+            return self.legacy.to_sync(
+                input_dir="$INPUT_DIR", checkpoint_dir="$CHECKPOINT_DIR", output_dir="$OUTPUT_DIR"
+            )
+        return self.sync or Sync()
+
     def to_wire(self) -> dict[str, Any]:
         """The submitted keys of ``wire.md``; with sync the legacy keys are absent, else sync is null."""
         wire: dict[str, Any] = {

@@ -14,9 +14,10 @@ import redis
 from kelpie.embedded.processes import LOOPBACK
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.errors import UnavailableError
-from kelpie.job import JobStatus, Outcome
+from kelpie.job import JobStatus, Outcome, UploadBacklog
 from kelpie.progress import ProgressReport
 from kelpie.store import Store
+from kelpie.transfers import EntryTransfers, TransferReport
 from kelpie_worker.redis_queue import RedisQueue
 from tests.api import ApiServer
 from tests.factories import GROUP, job_body, spec
@@ -177,7 +178,9 @@ def test_a_node_works_as_its_user_and_sees_its_own_queue_only(broker: Broker, tm
     )
     first = queue.lease(5)
     assert first is not None
-    assert queue.heartbeat(first, progress=ProgressReport(0.5)).status is JobStatus.RUNNING
+    moved = TransferReport(before=(EntryTransfers(files=1),))
+    reply = queue.heartbeat(first, UploadBacklog(1, 10, 0.5), ProgressReport(0.5), moved)
+    assert reply.status is JobStatus.RUNNING
     queue.completed(first)
     second = queue.lease(5)
     assert second is not None

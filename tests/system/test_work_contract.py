@@ -144,7 +144,7 @@ def test_a_heartbeat_is_200_and_renews_the_lease(api: ApiUser, group: str, with_
 def test_what_a_node_has_to_upload_is_told_with_its_heartbeats(api: ApiUser, group: str) -> None:
     job = leased(api, group)
     assert "upload_backlog" not in api.ok("GET", f"/jobs/{job['id']}")
-    backlog = {"files": 3, "bytes": 4000, "oldest_s": 2.5}
+    backlog = {"files": 3, "bytes": 4000.0, "oldest_s": 2.5}
     api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, upload_backlog=backlog))
     assert api.ok("GET", f"/jobs/{job['id']}")["upload_backlog"] == backlog
 
@@ -185,7 +185,7 @@ def test_expand_adds_what_nodes_say_they_have_moved(api: ApiUser, group: str) ->
     job = leased(api, group)
     path = f"/jobs/{job['id']}?expand=transfers"
     assert api.ok("GET", path)["transfers"] is None
-    said = {"during": [{"state": "moving", "files": 2, "bytes": 90, "waiting_files": 1, "last_age_s": 1.5}]}
+    said = {"during": [{"state": "moving", "files": 2.0, "bytes": 90, "waiting_files": 1, "last_age_s": 1.5}]}
     api.ok("POST", f"/jobs/{job['id']}/heartbeat", json=report(group, transfers=said))
     told = api.ok("GET", path)["transfers"]
     replies.TransfersReply.model_validate(told)

@@ -171,30 +171,28 @@ class EntryRow:
 
 def _sync(found: Job, moved: Transfers | None) -> list[EntryRow]:
     """What it brings and leaves, in the order of its definition."""
-    spec = found.spec
-    plan = spec.sync
-    if spec.legacy is not None:  # the node's own settings say where
-        plan = spec.legacy.to_sync(
-            input_dir="$INPUT_DIR", checkpoint_dir="$CHECKPOINT_DIR", output_dir="$OUTPUT_DIR"
-        )
-    if plan is None:
-        return []
-    goes_on = moved is not None and found.held and moved.attempt == found.attempt
+    is_of_last = moved is not None and moved.attempt == found.attempt
+    goes_on = is_of_last and found.held
+    is_done = is_of_last and found.status is JobStatus.COMPLETED
     rows = []
     for phase in PHASES:
         told = () if moved is None else getattr(moved.report, phase)
-        for number, entry in enumerate(getattr(plan, phase)):
+        for number, entry in enumerate(getattr(found.spec.plan, phase)):
             one = told[number] if number < len(told) else None
             last = None if one is None or moved is None else moved.last(one)
-            rows.append(EntryRow(phase, entry, one, last, _state_of(phase, one, goes_on=goes_on)))
+            state = _state_of(phase, one, goes_on=goes_on, is_done=is_done)
+            rows.append(EntryRow(phase, entry, one, last, state))
     return rows
 
 
-def _state_of(phase: str, moved: EntryTransfers | None, *, goes_on: bool) -> str:
-    """How far an entry is, in a word; of an attempt that is over, whether it came to its end."""
+def _state_of(phase: str, moved: EntryTransfers | None, *, goes_on: bool, is_done: bool) -> str:
+    """How far an entry is, in a word; of an attempt that is over, whether it came to its end.
+
+    ``is_done``: its report says so, which is never lost, as the node's last figures may be.
+    """
     if moved is None:
         return "–"
-    if moved.state is TransferState.DONE:
+    if is_done or moved.state is TransferState.DONE:
         return "done"
     if moved.state is TransferState.WAITING:
         return "not begun"

@@ -107,7 +107,6 @@ class Worker:
             if self._aside.takes(job):
                 self._last_work = time.monotonic()
                 continue
-            self._aside.hand_back()
             self._serve(job)
             if self._settings.recreate_between_jobs and not self._stop.leaving:
                 return self._recreate()
@@ -219,11 +218,12 @@ class Worker:
 
     def _wait_for_finals(self) -> None:
         """Until every job's data is through; after a second stop request, as long as giving up takes."""
-        self._aside.hand_back()
-        for thread in (*(thread for _, thread in self._finals), *self._aside.returns):
-            while thread.is_alive() and not self._stop.at_once.is_set():
-                thread.join(timeout=0.2)
-            thread.join(timeout=_STOP_NOW_S)
+        threads = [*(thread for _, thread in self._finals), *self._aside.hand_back()]
+        while (alive := [each for each in threads if each.is_alive()]) and not self._stop.at_once.is_set():
+            alive[0].join(timeout=0.2)
+        deadline = time.monotonic() + _STOP_NOW_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._collect_finals()
 
     def _tired_of_waiting(self, idle_s: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ from kelpie.cli.output import (
     table,
 )
 from kelpie.client import Client, Job
+from kelpie.errors import InvalidInputError
 from kelpie.job import FAILURES, Attempt, JobStatus, Sync, SyncEntry, from_iso, iso
 from kelpie.transfers import PHASES, EntryTransfers, Transfers
 
@@ -48,7 +50,7 @@ def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
     with Client(url) as client:
         job = client.wait(job_id) if wait else client.job(job_id)
         attempts = client.attempts(job_id)
-        moved = client.transfers(job_id) if job.spec.sync not in (None, Sync()) else None
+        moved = _transfers(client, job)
     if as_json:
         told = None if moved is None else moved.to_wire()
         print_json({**job.wire, "attempts": [attempt.to_wire() for attempt in attempts], "transfers": told})
@@ -60,6 +62,15 @@ def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
             screen.print(attempts_table(attempts))
             _print_stderr(screen, attempts)
     return exit_codes.FAILED if wait and job.status is not JobStatus.COMPLETED else exit_codes.OK
+
+
+def _transfers(client: Client, job: Job) -> Transfers | None:
+    """What was moved for the job; None when it moves nothing, or nobody can say."""
+    if job.spec.plan == Sync():
+        return None
+    with suppress(InvalidInputError):  # an API of before does not know of transfers
+        return client.transfers(job.id)
+    return None
 
 
 def attempts_table(attempts: Sequence[Attempt]) -> Table:
@@ -119,13 +130,12 @@ def _facts(job: Job, moved: Transfers | None) -> Table:
         facts.add_row(name, cell(iso(time_ms)))
     _add_progress(facts, job.wire)
     facts.add_row("heartbeat", cell("–" if job.heartbeat is None else f"{ago(job.heartbeat)} ago"))
-    if spec.sync is not None:
-        for phase in PHASES:
-            told = () if moved is None else getattr(moved.report, phase)
-            for number, entry in enumerate(getattr(spec.sync, phase)):
-                facts.add_row(phase, cell(_entry(entry)))
-                if number < len(told):
-                    facts.add_row("", cell(_moved(told[number])))
+    for phase in PHASES:
+        told = () if moved is None else getattr(moved.report, phase)
+        for number, entry in enumerate(getattr(spec.plan, phase)):
+            facts.add_row(phase, cell(_entry(entry)))
+            if number < len(told):
+                facts.add_row("", cell(_moved(told[number])))
     if spec.labels:
         facts.add_row("labels", cell(" ".join(f"{key}={value}" for key, value in spec.labels.items())))
     return facts

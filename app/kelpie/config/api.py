@@ -103,8 +103,14 @@ class ApiSettings(BaseSettings):
         default=30,
         gt=0,
         le=3660,
-        description="How long a job's output is kept after its last line, and how its progress was over time "
-        "and what was moved for it after the last word on them, in days.",
+        description="How long a job's output is kept after its last line, in days.",
+    )
+    progress_days: float = Field(
+        default=30,
+        ge=0,
+        le=3660,
+        description="How long it is kept how a job's progress was over time, and what was moved for it, "
+        "after the last word on that, in days. 0: not at all.",
     )
     tls_cert_file: FilePath | None = Field(
         default=None,

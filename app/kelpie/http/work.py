@@ -68,7 +68,7 @@ def heartbeat(job_id: str, json: HeartbeatBody) -> Answer:
         backlog=None if said is None else UploadBacklog(said.files, said.bytes, said.oldest_s),
         progress=None if json.progress is None else json.progress.report,
         transfers=None if json.transfers is None else json.transfers.report,
-        days=services().settings.log_days,
+        days=services().settings.progress_days,
     )
     return {
         "status": reply.status.value,

@@ -73,11 +73,14 @@ class ReportBody(Body):
     ) = None
 
 
+Count = Annotated[int, Field(ge=0, le=2**53), WHOLE]
+
+
 class UploadBacklogBody(Body):
     """What of the job's data is not in the bucket yet."""
 
-    files: Annotated[int, Field(ge=0, le=2**53, description="Changes that wait, or are on their way.")]
-    bytes: Annotated[int, Field(ge=0, le=2**53)]
+    files: Annotated[Count, Field(description="Changes that wait, or are on their way.")]
+    bytes: Count
     oldest_s: Annotated[
         float | None, Field(ge=0, le=1e9, description="Age of the oldest of them, in seconds.")
     ] = None
@@ -113,9 +116,6 @@ class ProgressBody(Body):
             self.age_s,
             self.rate,
         )
-
-
-Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class EntryTransfersBody(Body):

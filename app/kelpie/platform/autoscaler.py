@@ -22,7 +22,7 @@ import structlog
 
 from kelpie.errors import NotFoundError
 from kelpie.providers.assess import Assessment, assess, measure
-from kelpie.providers.base import Provider
+from kelpie.providers.base import Provider, ProviderError
 from kelpie.scaling import Action, Decision, Demand, ScalingRule, clamp_replicas, failed
 from kelpie.store import Deed, Store
 from kelpie.store.clock import wall_ms
@@ -162,8 +162,8 @@ class Autoscaler:
             return self._interval_s
         try:
             self._act(found)
-        except NotFoundError:
-            return self.pulse_s  # the next look tells what is gone: the group, or its whole project
+        except NotFoundError as error:  # the next look tells what is gone: the group, or its whole project
+            raise ProviderError("the container group was gone when it was to be scaled") from error
         decision = found.decision
         self._store.rules.record(rule, decision, now=now)
         if decision.acts:

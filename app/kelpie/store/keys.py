@@ -32,10 +32,10 @@ kelpie:{queue}:progress:<id>          string  what its command last said of its 
                                               most, and only of jobs that say something
 kelpie:{queue}:transfers:<id>         string  what was moved for the entries of its ``sync``, as its node
                                               last said: JSON with the attempt and when it was told (ms);
-                                              see transfers.py; TTL: as long as logs are kept
+                                              see transfers.py; TTL: KELPIE_PROGRESS_DAYS
 kelpie:{queue}:progress_history:<id>  list    how its progress was over time, oldest first, as JSON; see
-                                              store/progress_history.py; at most 256 points of 512 bytes;
-                                              TTL: as long as its log is kept
+                                              store/progress_history.py; at most 128 points of 512 bytes;
+                                              TTL: KELPIE_PROGRESS_DAYS
 kelpie:{queue}:bans:<node>            zset    live jobs that ban the node; score = the job's waiting score
                                               while it waits, negative while it does not
 kelpie:{queue}:polls                  zset    nodes by the time of their last poll in ms; those of a day

@@ -19,8 +19,8 @@ from kelpie.job import (
     UploadBacklog,
 )
 from kelpie.progress import ProgressReport
-from kelpie.store import progress_history, uploads
 from kelpie.store import transfers as moves
+from kelpie.store import uploads
 from kelpie.store.access import job_of
 from kelpie.store.codec import encode_details
 from kelpie.store.connection import translated
@@ -28,6 +28,7 @@ from kelpie.store.drains import Drains
 from kelpie.store.names import checked
 from kelpie.store.records import Queue
 from kelpie.store.scripts import Argument
+from kelpie.store.told import DEFAULT_DAYS, Told, note
 from kelpie.transfers import TransferReport, Transfers
 
 REAP_LIMIT = 50
@@ -70,13 +71,13 @@ class Leases(Drains):
         backlog: UploadBacklog | None = None,
         progress: ProgressReport | None = None,
         transfers: TransferReport | None = None,
-        days: float = progress_history.DEFAULT_DAYS,
+        days: float = DEFAULT_DAYS,
     ) -> HeartbeatReply:
         """Renews a lease; tells a caller that does not hold the job that it is canceled for him, and why.
 
         ``backlog`` is what the holder has to upload, ``progress`` what the command says, ``transfers`` what
         was moved; None leaves what was said before. How progress was over time, and what was moved, is kept
-        for so many ``days`` after the last word. Raises NotFoundError.
+        for so many ``days`` after the last word; 0: not at all. Raises NotFoundError.
         """
         place = self._place_of(job_id, user_id)
         status, reason, expires = self._about(
@@ -86,15 +87,10 @@ class Leases(Drains):
             **credentials(holder),
             progress="" if progress is None else progress.encode(),
         )
-        if backlog is not None and expires:
+        told = Told(backlog, transfers, progress is not None)
+        if told and expires:
             with translated():
-                uploads.note(self.redis, place.keys, job_id, backlog)
-        if progress is not None and expires:
-            with translated():
-                progress_history.note(self.redis, place.keys, job_id, days=days)
-        if transfers is not None and expires:
-            with translated():
-                moves.note(self.redis, place.keys, job_id, transfers, days=days)
+                note(self.redis, place.keys, job_id, told, days=days)
         return HeartbeatReply(
             status=JobStatus(status.decode()),
             reason=reason.decode() or None,

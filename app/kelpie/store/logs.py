@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kelpie.errors import InvalidInputError, LeaseLostError
 from kelpie.job import MAX_LOG_BATCH_CHARS, MAX_LOG_BATCH_LINES, Holder, LogBatch, LogLine, LogStream
 from kelpie.store.access import Access, no_such_job
+from kelpie.store.clock import DAY_MS
 from kelpie.store.codec import text
 from kelpie.store.connection import translated
 from kelpie.store.leases import credentials
@@ -22,7 +23,6 @@ DEFAULT_LOG_BYTES = 256 * 1024
 DEFAULT_LOG_DAYS = 30.0
 MAX_LINE_NUMBER = 10**15
 
-_DAY_MS = 86_400_000
 _ENTRIES_PER_READ = 8
 _MAX_UNPACKED_BYTES = 8 * MAX_LOG_BATCH_CHARS
 _PLACE = re.compile(r"(\d{1,9})-(\d{1,15})\Z")
@@ -92,7 +92,7 @@ class Logs(Access):
                 last=batch.last,
                 lines=_packed(batch),
                 max_bytes=max_bytes,
-                ttl_ms=int(days * _DAY_MS),
+                ttl_ms=int(days * DAY_MS),
             )
         except LeaseLostError as error:
             raise LeaseLostError(f"Job {job_id}: {error}", reason=error.reason) from None

@@ -1,72 +1,75 @@
 """How the progress of a job was over time: some points of it, however long it lasts and often it is told.
 
-Figures for people: nothing is decided by them, so they are written beside the scripts, of what
-``heartbeat.lua`` has just kept. The last point of the list is the last word. It gives way to the next one
-until it is as far from the point before as a part of the whole; a list that is full is thinned out. So a
-heartbeat that tells progress costs two round trips more, and a third when it finds the list full: about eight
-times in a month of heartbeats every ten seconds.
+Figures for people, written by told.py, of what ``heartbeat.lua`` has just kept. The last point of the list is
+the last word. It gives way to the next one until it is as far from the point before as a part of the whole; a
+list that is full is thinned out: about eight times in a month of heartbeats every ten seconds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import redis
-from redis.exceptions import OutOfMemoryError
+from redis.client import Pipeline
 
 from kelpie.progress import MAX_POINT_METRICS, Progress, ProgressPoint
+from kelpie.store.clock import DAY_MS
 from kelpie.store.keys import QueueKeys
 
-EVEN_POINTS = 128
+EVEN_POINTS = 64
 """Points that the whole is divided into, however long it is."""
 
 MAX_POINTS = 2 * EVEN_POINTS
 """What a list may grow to before it is thinned out: the whole is then about e times as long as before."""
 
-MAX_CHANGES = 32
+MAX_CHANGES = 16
 """Changes from one attempt to another, the newest, that thinning keeps on both sides."""
 
 MAX_POINT_BYTES = 512
 
-DEFAULT_DAYS = 30.0
-"""As long as logs are kept."""
-
-_DAY_MS = 86_400_000
 _HEAD_BYTES = 96  # time, attempt, fraction and step at their longest
 _NUMBER_BYTES = 16  # six digits, their exponent, and what stands between
 
 
-def note(client: redis.Redis, keys: QueueKeys, job_id: str, *, days: float) -> None:
-    """Put what was just said of a job's progress at the end of its history, and keep that for so long.
-
-    While the server's memory is full nothing is added: no lease is to suffer from that.
-    """
+def look(reading: Pipeline, keys: QueueKeys, job_id: str) -> None:
+    """Ask for what :meth:`put` must know: four answers."""
     key = keys.progress_history(job_id)
-    looking = client.pipeline(transaction=False)
-    looking.get(keys.progress(job_id))
-    looking.lindex(key, 0)
-    looking.lrange(key, -2, -1)
-    looking.llen(key)
-    said, first, ending, length = looking.execute()
+    reading.get(keys.progress(job_id))
+    reading.lindex(key, 0)
+    reading.lrange(key, -2, -1)
+    reading.llen(key)
+
+
+def put(
+    writing: Pipeline,
+    keys: QueueKeys,
+    job_id: str,
+    seen: Sequence[Any],
+    *,
+    whole: Callable[[], list[bytes]],
+    days: float,
+) -> None:
+    """Put what was just said of a job's progress at the end of its history, and keep that for so many days.
+
+    ``seen`` are the answers to :meth:`look`; ``whole`` reads the list, which is asked when that is full.
+    """
+    said, first, ending, length = seen
     point = _last_word(said)
     if point is None:
         return
-    writing = client.pipeline(transaction=True)
+    key = keys.progress_history(job_id)
     if length >= MAX_POINTS:
-        kept = _in_order([*cast("list[bytes]", client.lrange(key, 0, -1)), _encoded(point)])
+        kept = _in_order([*whole(), _encoded(point)])
         writing.delete(key)
         writing.rpush(key, *map(_encoded, thinned(kept)))
     else:
         if length > 1 and not stays(_decoded(first), _decoded(ending[0]), _decoded(ending[1]), point):
             writing.rpop(key)
         writing.rpush(key, _encoded(point))
-    writing.pexpire(key, int(days * _DAY_MS))
-    with suppress(OutOfMemoryError):
-        writing.execute()
+    writing.pexpire(key, int(days * DAY_MS))
 
 
 def of_job(client: redis.Redis, keys: QueueKeys, job_id: str) -> list[ProgressPoint]:

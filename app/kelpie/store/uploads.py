@@ -1,16 +1,14 @@
 """How much of a job's data waits for its upload on the node that holds it, as the node says with a heartbeat.
 
-Figures for people: nothing is decided by them, so they are written beside the scripts. A figure lives as long
-as the lease that it came with.
+Figures for people, written by told.py. A figure lives as long as the lease that it came with.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import cast
 
 import redis
-from redis.exceptions import OutOfMemoryError
+from redis.client import Pipeline
 
 from kelpie.job import UploadBacklog
 from kelpie.store.keys import QueueKeys
@@ -23,18 +21,13 @@ MAX_LEASES_READ = 10_000
 NOTHING = UploadBacklog()
 
 
-def note(client: redis.Redis, keys: QueueKeys, job_id: str, backlog: UploadBacklog) -> None:
-    """Remember what the holder, whose lease was just renewed, said; until that ends.
-
-    While the server's memory is full it is not remembered: no lease is to suffer from that.
-    """
-    left_ms = client.pttl(keys.heartbeat(job_id)) if backlog.files else 0
-    if left_ms <= 0:
-        client.delete(keys.backlog(job_id))
-    else:
+def put(writing: Pipeline, keys: QueueKeys, job_id: str, backlog: UploadBacklog, *, left_ms: int) -> None:
+    """Remember what the holder said, for what is left of its lease."""
+    if backlog.files and left_ms > 0:
         oldest = "" if backlog.oldest_s is None else f"{backlog.oldest_s:.3f}"
-        with suppress(OutOfMemoryError):
-            client.set(keys.backlog(job_id), f"{backlog.files} {backlog.bytes} {oldest}", px=left_ms)
+        writing.set(keys.backlog(job_id), f"{backlog.files} {backlog.bytes} {oldest}", px=left_ms)
+    else:
+        writing.delete(keys.backlog(job_id))
 
 
 def of_job(client: redis.Redis, keys: QueueKeys, job_id: str) -> UploadBacklog | None:

@@ -278,6 +278,7 @@ def test_a_group_that_goes_while_it_is_scaled_is_looked_for_again_before_its_rul
     monkeypatch.setattr(scene.provider, "scale", gone)
     scene.tick(scaler)
     assert [one.container_group_id for one in scene.store.rules.list()] == [group]
+    assert [one.decision.action for one in scene.store.rules.decisions(group)] == [Action.FAILED]
     scene.store.groups.delete(group)
     wait_until(lambda: scene.tick(scaler) or not scene.store.rules.list(), "the rule is dropped")
 

@@ -11,10 +11,11 @@ import pytest
 import redis
 
 from kelpie.errors import NotFoundError, UnavailableError
-from kelpie.job import JobStatus, Outcome
+from kelpie.job import JobStatus, Outcome, UploadBacklog
 from kelpie.progress import ProgressReport
 from kelpie.store import Filter, Poller, Store
 from kelpie.store.connection import make_client, servers
+from kelpie.transfers import EntryTransfers, TransferReport
 from tests.clusters import Cluster
 from tests.factories import spec
 from tests.unit.store.conftest import USER, StoreUnderTest, holder_of
@@ -107,8 +108,12 @@ def test_the_whole_life_of_jobs_on_every_node(store: Store) -> None:
         lease = store.lease(USER, job.spec.container_group_id, "node-1", f"request-{job.id}")
         assert lease is not None
         assert lease.job.id == job.id
-        said = ProgressReport(0.5)
-        assert store.heartbeat(job.id, holder_of(lease), progress=said).status is JobStatus.RUNNING
+        moved = TransferReport(before=(EntryTransfers(files=1),))
+        said = {"backlog": UploadBacklog(1, 10, 0.5), "progress": ProgressReport(0.5), "transfers": moved}
+        assert store.heartbeat(job.id, holder_of(lease), **said).status is JobStatus.RUNNING
+        known = store.transfers(job.id)
+        assert known is not None
+        assert (known.report, store.upload_backlog(job.id)) == (moved, said["backlog"])
         assert [point.fraction for point in store.progress_history(job.id)] == [0.5]
         assert store.finish(job.id, holder_of(lease), Outcome.COMPLETED).status is JobStatus.COMPLETED
         assert [attempt.outcome for attempt in store.attempts(job.id)] == [Outcome.COMPLETED]

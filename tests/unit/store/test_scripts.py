@@ -126,6 +126,7 @@ def test_the_prelude_and_keys_py_name_the_same_keys() -> None:
         "log:": queue.log("x"),
         "progress:": queue.progress("x"),
         "progress_history:": queue.progress_history("x"),
+        "transfers:": queue.transfers("x"),
         "bans:": queue.bans("x"),
         "jobs:": queue.index("x"),
         "node:": queue.node("x"),

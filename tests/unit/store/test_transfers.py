@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kelpie.errors import NotFoundError
-from kelpie.job import Holder, Outcome
-from kelpie.store.clock import wall_ms
-from kelpie.store.progress_history import DEFAULT_DAYS
+from kelpie.job import Holder, Outcome, UploadBacklog
+from kelpie.progress import ProgressReport
+from kelpie.store.clock import DAY_MS, wall_ms
+from kelpie.store.told import DEFAULT_DAYS
 from kelpie.transfers import EntryTransfers, TransferReport, Transfers, TransferState
 from tests.unit.store.conftest import OTHER_USER, StoreUnderTest, holder_of
 
-DAY_MS = 86_400_000
 MOVED = EntryTransfers(TransferState.MOVING, 3, 5_000_000_000_000, 1, 2, 40, 1, last_age_s=2.5)
 SOME = TransferReport((EntryTransfers(TransferState.DONE, 1, 9, last_age_s=60), MOVED), (MOVED,), ())
 MORE = TransferReport((), (), (EntryTransfers(),))
@@ -40,6 +40,17 @@ def test_it_is_what_the_holder_said_last_and_stays_when_its_attempt_is_over(sut:
     assert DAY_MS < sut.redis.pttl(sut.keys().transfers(job.id)) <= 2 * DAY_MS
     sut.store.purge(job.id)
     assert not sut.redis.exists(sut.keys().transfers(job.id))
+
+
+def test_what_is_kept_for_no_day_is_not_kept_and_the_backlog_is(sut: StoreUnderTest) -> None:
+    [job] = sut.submit(1)
+    backlog = UploadBacklog(1, 10, 0.5)
+    beat = {"backlog": backlog, "transfers": SOME, "progress": ProgressReport(0.5)}
+    sut.store.heartbeat(job.id, holder_of(sut.lease()), **beat, days=0)
+    assert sut.store.transfers(job.id) is None
+    assert sut.store.progress_history(job.id) == []
+    assert sut.store.progress([sut.store.get(job.id)])[job.id].fraction == 0.5
+    assert sut.store.upload_backlog(job.id) == backlog
 
 
 def test_who_does_not_hold_the_job_says_nothing_of_it_and_another_user_hears_nothing(

@@ -75,9 +75,47 @@ def test_what_waits_behind_jobs_whose_folder_is_taken_runs_at_once(
     wait_until(lambda: ("completed", "c") in case.queue.reports, "the other work")
     case.queue.jobs.append(shell_job("true", id="d"))
     wait_until(lambda: ("completed", "d") in case.queue.reports, "work that came later")
+    assert not [report for report in case.queue.reports if report[0] == "released"]  # kept meanwhile
     stop(case)
     assert {job_id for what, job_id in case.queue.reports if what == "completed"} == {"c", "d"}
     assert {job.id for job in case.queue.jobs} == {"a", "b"}  # for another node
+
+
+def test_of_jobs_that_wait_for_one_folder_one_goes_back_when_it_is_free(
+    case: Case, slots: tuple[FolderClaims, FolderClaims], taken: Path, tmp_path: Path
+) -> None:
+    idle, busy = slots
+    waiting = replace(job_in(taken, "a"), command="sh", arguments=("-c", "touch up; exec sleep 60"))
+    case.queue = Requeueing(jobs=[waiting, job_in(taken, "b"), job_in(taken, "c")])
+    case.begin(claims=idle)
+    wait_until(lambda: case.queue.beats >= 3, "the leases to be kept")
+    busy.give_back("busy 1")
+    wait_until((case.folder / "up").exists, "the first of them to run")
+    assert case.queue.reports == [("released", "a")]
+    stop(case)
+
+
+def test_a_job_goes_back_at_its_time_also_while_another_runs(
+    case: Case, slots: tuple[FolderClaims, FolderClaims], taken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_aside, "_KEEP_S", (0.5, 0.5))
+    case.queue.jobs = [job_in(taken, "a"), shell_job("exec sleep 60", id="b")]
+    case.begin(claims=slots[0])
+    wait_until(lambda: case.queue.reports == [("released", "a")], "the job to be handed back")
+    stop(case)
+    assert case.queue.reports == [("released", "a"), ("released", "b")]
+
+
+def test_a_job_without_room_is_not_tried_again_after_each_other_job(
+    case: Case, slots: tuple[FolderClaims, FolderClaims], tmp_path: Path
+) -> None:
+    case.engine.full = {"a"}
+    others = [shell_job("true", id=name) for name in "bcd"]
+    case.queue = Requeueing(jobs=[job_in(tmp_path / "own", "a"), *others])
+    case.begin(claims=slots[0])
+    wait_until(lambda: ("completed", "d") in case.queue.reports, "the jobs behind it")
+    stop(case)
+    assert len(case.engine.syncs) == 1 + len(others)
 
 
 def test_a_job_that_was_set_aside_runs_as_soon_as_its_folder_is_free(
@@ -111,9 +149,9 @@ def test_a_job_is_handed_back_long_before_it_would_have_run_for_too_long(
 ) -> None:
     case.queue.jobs = [replace(job_in(taken, "a"), max_runtime_s=1), job_in(taken, "b")]
     case.begin(claims=slots[0])
-    wait_until(lambda: len(case.queue.reports) == 2, "the jobs to be handed back")
+    wait_until(lambda: case.queue.reports == [("released", "a")], "the job to be handed back")
     stop(case)
-    assert sorted(case.queue.reports) == [("released", "a"), ("released", "b")]
+    assert case.queue.reports == [("released", "a"), ("released", "b")]
 
 
 def test_a_stop_hands_back_what_was_set_aside(

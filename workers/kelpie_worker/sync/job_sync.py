@@ -205,9 +205,9 @@ class JobSync:
             self._staging.take(each.folder for each in self._after)
             # Listed once, now: what is missing later is an error, not an output less.
             self._outputs = list(self._list_outputs())
+            self._staged = time.monotonic()
             for entry, _, _, size in self._outputs:
                 entry.count.plan(size)
-            self._staged = time.monotonic()
             for folder in self._folders:
                 folders.empty_folder(folder)
             self._owns_folders = False
