@@ -204,12 +204,12 @@ THIEF = """
 import ctypes, os, signal, stat
 system_call = ctypes.CDLL(None).syscall
 guardian = os.pidfd_open(os.getppid())
-for number in range(3, 64):
-    taken = system_call(438, guardian, number, 0)  # pidfd_getfd
-    if taken >= 0 and stat.S_ISSOCK(os.fstat(taken).st_mode):
-        break
+files = [system_call(438, guardian, number, 0) for number in range(3, 64)]  # pidfd_getfd
+taken = [file for file in files if file >= 0 and stat.S_ISSOCK(os.fstat(file).st_mode)]
+assert taken
 """
-"""A command that may look into other processes takes the socket that its guardian speaks to: ``taken``."""
+"""A command that may look into other processes takes all sockets of its guardian, also the one by which that
+speaks to the worker: ``taken``."""
 
 may_take_files = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: nobody else can do this wherever ptrace is restricted"
@@ -234,7 +234,9 @@ may_take_files = pytest.mark.skipif(
 def test_a_command_that_speaks_for_its_guardian_is_ended_with_all_of_it(
     tmp_path: Path, daemonize: str, junk: bytes
 ) -> None:
-    (tmp_path / "thief.py").write_text(f"{THIEF}\nos.write(taken, {junk!r})\nsignal.pause()\n")
+    (tmp_path / "thief.py").write_text(
+        f"{THIEF}\nfor each in taken:\n    os.write(each, {junk!r})\nsignal.pause()\n"
+    )
     command = shell(
         f"{daemonize}; while [ ! -e {tmp_path}/daemon ]; do sleep 0.02; done;"
         f" exec {sys.executable} {tmp_path}/thief.py"
