@@ -11,12 +11,11 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pytest
 
 from kelpie import Client
 from kelpie.embedded.s3 import s3_client
@@ -199,28 +198,32 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         assert_nothing_is_left(data)
 
 
-@pytest.mark.parametrize(
-    "words", [["valkey-server"], ["weed"], ["kelpie.cli", "api"], ["node-1"], ["node-2"]]
-)
-def test_a_part_that_dies_is_started_again(tmp_path: Path, words: list[str]) -> None:
+PARTS = (("valkey-server",), ("weed",), ("kelpie.cli", "api"), ("node-1",), ("node-2",))
+
+
+def test_each_part_that_dies_is_started_again(tmp_path: Path) -> None:
     with kelpie_up(tmp_path / "data") as up:
         up.ready()
-        victim = up.part(*words)
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: "is back" in up.said, f"{words} is back")
-        with up.client() as client:
-            submit = ["sh", "-c", "mkdir -p out && echo again > out/again.txt"]
+        for number, words in enumerate(PARTS, 1):
+            kill_and_use(up, words, number)
 
-            def submitted() -> str | None:
-                with contextlib.suppress(UnavailableError):
-                    return client.submit(submit, queue="default", after=["out:s3://kelpie/again"]).id
-                return None
 
-            wait_until(submitted, "a job is accepted")
-            (job,) = client.jobs(limit=1)
-            job = client.wait(job.id, 60)
-        assert job.status is JobStatus.COMPLETED
-        assert up.stored("again/again.txt") == b"again\n"
+def kill_and_use(up: Up, words: Sequence[str], number: int) -> None:
+    """The part of these words dies, as the so-manyth; when it is back, a job completes."""
+    os.kill(up.part(*words), signal.SIGKILL)
+    wait_until(lambda: up.said.count("is back") == number, f"{words} is back")
+    script = f"mkdir -p out && echo {number} > out/{number}.txt"
+    with up.client() as client:
+
+        def submitted() -> str | None:
+            with contextlib.suppress(UnavailableError):
+                return client.submit(
+                    ["sh", "-c", script], queue="default", after=["out:s3://kelpie/again"]
+                ).id
+            return None
+
+        assert client.wait(wait_until(submitted, "a job is accepted"), 60).status is JobStatus.COMPLETED
+    assert up.stored(f"again/{number}.txt") == f"{number}\n".encode()
 
 
 def test_a_node_that_asks_to_be_replaced_is(tmp_path: Path) -> None:

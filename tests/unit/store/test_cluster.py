@@ -109,11 +109,17 @@ def test_the_whole_life_of_jobs_on_every_node(store: Store) -> None:
         assert lease is not None
         assert lease.job.id == job.id
         moved = TransferReport(before=(EntryTransfers(files=1),))
-        said = {"backlog": UploadBacklog(1, 10, 0.5), "progress": ProgressReport(0.5), "transfers": moved}
-        assert store.heartbeat(job.id, holder_of(lease), **said).status is JobStatus.RUNNING
+        reply = store.heartbeat(
+            job.id,
+            holder_of(lease),
+            backlog=UploadBacklog(1, 10, 0.5),
+            progress=ProgressReport(0.5),
+            transfers=moved,
+        )
+        assert reply.status is JobStatus.RUNNING
         known = store.transfers(job.id)
         assert known is not None
-        assert (known.report, store.upload_backlog(job.id)) == (moved, said["backlog"])
+        assert (known.report, store.upload_backlog(job.id)) == (moved, UploadBacklog(1, 10, 0.5))
         assert [point.fraction for point in store.progress_history(job.id)] == [0.5]
         assert store.finish(job.id, holder_of(lease), Outcome.COMPLETED).status is JobStatus.COMPLETED
         assert [attempt.outcome for attempt in store.attempts(job.id)] == [Outcome.COMPLETED]

@@ -44,9 +44,9 @@ def test_it_is_what_the_holder_said_last_and_stays_when_its_attempt_is_over(sut:
 
 def test_what_is_kept_for_no_day_is_not_kept_and_the_backlog_is(sut: StoreUnderTest) -> None:
     [job] = sut.submit(1)
-    backlog = UploadBacklog(1, 10, 0.5)
-    beat = {"backlog": backlog, "transfers": SOME, "progress": ProgressReport(0.5)}
-    sut.store.heartbeat(job.id, holder_of(sut.lease()), **beat, days=0)
+    backlog, said = UploadBacklog(1, 10, 0.5), ProgressReport(0.5)
+    holder = holder_of(sut.lease())
+    sut.store.heartbeat(job.id, holder, backlog=backlog, transfers=SOME, progress=said, days=0)
     assert sut.store.transfers(job.id) is None
     assert sut.store.progress_history(job.id) == []
     assert sut.store.progress([sut.store.get(job.id)])[job.id].fraction == 0.5
