@@ -1,4 +1,4 @@
-"""How many transfers go side by side: as few as keep this machine or its link busy.
+"""How many transfers go side by side: as few as keep this machine or its link busy; on how many processors.
 
 On a fast link every further thread only fights for the interpreter's lock; with a store that is 30 ms away,
 64 of them still wait most of the time. So there are few at first, and twice as many only while this process
@@ -15,7 +15,10 @@ FIRST = 4
 """Transfers at once before anything is known of the store."""
 WINDOW_S = 0.05
 BUSY = 0.7
-"""Of one processor: above this share the process is busy itself."""
+"""Above this share of what it can use of the processors, the process is busy itself."""
+TOGETHER, APART = 500.0, 250.0
+"""Transfers per second from which, and below which, they are so small that they are the interpreter's work:
+that can use one processor, and is better done on one. See processors.py."""
 GAIN = 1.2
 """Twice the transfers are worth it when at least so many times as many end in the same time."""
 FIRST_HOLD_S = 0.5
@@ -30,10 +33,12 @@ class Pace:
         self,
         most: int,
         *,
+        processors: int = 1,
         clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
         self._most = most
+        self._processors = processors
         self._clock = clock
         self._cpu = cpu
         self._since, self._used = clock(), cpu()
@@ -46,6 +51,8 @@ class Pace:
         self._held_until = 0.0
         self.width = min(FIRST, most)
         """Transfers that may go at once."""
+        self.together = False
+        """Whether they are to share a processor."""
 
     def task_ended(self, *, waiting: bool) -> bool:
         """A transfer has ended, and others wait for a thread or not. True when ``width`` has changed."""
@@ -58,6 +65,7 @@ class Pace:
         used = self._cpu()
         rate, share = self._ended / lasted, (used - self._used) / lasted
         old = self.width
+        self.together = rate >= (APART if self.together else TOGETHER)
         if self._all_waited:
             self.width = self._next_width(now, rate, share)
         else:
@@ -73,7 +81,8 @@ class Pace:
                 self._hold_s = min(2 * self._hold_s, LONGEST_HOLD_S)
                 return before[0]
             self._hold_s = FIRST_HOLD_S
-        if share >= BUSY or self.width == self._most or now < self._held_until:
+        usable = 1 if self.together else self._processors
+        if share >= BUSY * usable or self.width == self._most or now < self._held_until:
             return self.width
         self._before = (self.width, rate)
         return min(2 * self.width, self._most)

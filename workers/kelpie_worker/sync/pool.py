@@ -15,6 +15,7 @@ from enum import IntEnum
 import structlog
 
 from kelpie_worker.sync.pace import Pace
+from kelpie_worker.sync.processors import Processors
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,8 @@ class TransferPool:
         """``reserve`` False: there is one kind of transfer only, which may have every thread."""
         self._threads = threads
         self._reserve = max(1, threads // 8) if reserve and threads > 1 else 0
-        self._pace = Pace(threads)
+        self._processors = Processors()
+        self._pace = Pace(threads, processors=self._processors.count)
         self._limits = self._shares(self._pace.width)
         lock = threading.Lock()
         self._ready = threading.Condition(lock)  # there is work, or room for it
@@ -121,6 +123,8 @@ class TransferPool:
             thread.start()
 
     def _work(self) -> None:
+        self._processors.spread()  # whoever started this thread may have shared one
+        together = False
         while True:
             with self._ready:
                 while (lane := self._next()) is None:
@@ -129,6 +133,9 @@ class TransferPool:
                     self._idle += 1
                     self._ready.wait()
                     self._idle -= 1
+                if self._pace.together is not together:
+                    together = self._pace.together
+                    (self._processors.share if together else self._processors.spread)()
                 task = lane.queued.popleft()
                 self._queued -= 1
                 self._lanes.remove(lane)
