@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from kelpie_worker import notes
 from kelpie_worker.leased import LeasedJob
 from kelpie_worker.locks import holder, try_lock
 from kelpie_worker.slot_places import SLOT_FOLDERS
@@ -52,6 +53,7 @@ class FolderClaims:
     def clear(self) -> None:
         """What an earlier process of this slot had is empty now. OSError."""
         with self._lock:
+            notes.discard_draft(self._file)
             self._file.unlink(missing_ok=True)
 
     def take(self, name: str, folders: Sequence[Path]) -> str | None:
@@ -110,9 +112,7 @@ class FolderClaims:
         return found
 
     def _write(self) -> None:
-        draft = self._file.with_name(f"{CLAIMS_NAME}.new")
-        draft.write_text(json.dumps(self._mine))
-        draft.replace(self._file)
+        notes.write(self._file, self._mine)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:

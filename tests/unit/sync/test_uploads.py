@@ -12,6 +12,7 @@ import pytest
 
 from kelpie.job import Sync
 from kelpie_worker.sync import CanceledTransfer, JobSync, NullObserver, SyncEngine, SyncError, mirror
+from kelpie_worker.sync.journal import FolderJournal
 from kelpie_worker.sync.uploads import UploadJournal
 from tests.fault_proxy import (
     RESET_AFTER,
@@ -298,6 +299,16 @@ def test_an_unreadable_journal_stops_nobody(tmp_path: Path, content: str) -> Non
     assert UploadJournal(path).load() == [("bucket", "key", "id")]
     journal.end("id")
     assert not path.exists()
+
+
+def test_what_a_worker_left_that_was_killed_as_it_wrote_a_journal_goes(tmp_path: Path) -> None:
+    for name, begin in (
+        ("uploads.json", lambda path: UploadJournal(path).load()),
+        ("folders.json", lambda path: FolderJournal(path, tmp_path).recover()),
+    ):
+        (tmp_path / f"{name}.new").write_text("{")
+        begin(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_journal_that_cannot_be_written_stops_no_upload(tmp_path: Path) -> None:

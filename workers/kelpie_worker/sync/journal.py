@@ -7,7 +7,6 @@ checkpoint.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from kelpie_worker import notes
 from kelpie_worker.sync.errors import SyncError
 from kelpie_worker.sync.folders import HIDDEN_PREFIX, empty_folder
 
@@ -55,9 +55,12 @@ class FolderJournal:
 
     def recover(self) -> None:
         """Empty what a killed worker left, before the first job. Only folders that were checked then."""
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return
         try:
+            notes.discard_draft(self._path)
+            if not self._path.exists():
+                return
             left: dict[str, list[str]] = json.loads(self._path.read_text())
         except (OSError, ValueError) as error:
             log.warning("the folder journal cannot be read", path=str(self._path), error=str(error))
@@ -78,11 +81,5 @@ class FolderJournal:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        if self._path is None:
-            return
-        if not self._open:
-            self._path.unlink(missing_ok=True)
-            return
-        draft = self._path.with_name(self._path.name + ".new")
-        draft.write_text(json.dumps(self._open))
-        os.replace(draft, self._path)  # noqa: PTH105  (the atomic one, by its name)
+        if self._path is not None:
+            notes.write(self._path, self._open)

@@ -9,7 +9,6 @@ emptied. Uploads of other attempts are never looked for in the bucket, where not
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from kelpie_worker import notes
 from kelpie_worker.sync.errors import OutOfReach, SyncError, UploadGone
 from kelpie_worker.sync.remote import Part
 from kelpie_worker.sync.store import Store
@@ -52,9 +52,12 @@ class UploadJournal:
 
     def load(self) -> list[tuple[str, str, str]]:
         """(bucket, key, upload id) of what an earlier worker left; each stays until `end` is told of it."""
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return []
         try:
+            notes.discard_draft(self._path)
+            if not self._path.exists():
+                return []
             with self._path.open() as file:
                 kept = json.loads(file.read(MAX_JOURNAL_CHARS))  # what is longer is not ours, and no JSON now
             left = {str(upload_id): (str(bucket), str(key)) for upload_id, (bucket, key) in kept.items()}
@@ -69,12 +72,7 @@ class UploadJournal:
         if self._path is None:
             return
         try:
-            if not self._open:
-                self._path.unlink(missing_ok=True)
-                return
-            draft = self._path.with_name(self._path.name + ".new")
-            draft.write_text(json.dumps(self._open))
-            os.replace(draft, self._path)  # noqa: PTH105  (the atomic one, by its name)
+            notes.write(self._path, self._open)
         except (
             OSError
         ) as error:  # a restarted worker would leave the parts of an upload to the store's own rules
