@@ -100,6 +100,23 @@ def test_threads_share_a_processor_for_small_tasks_and_leave_it_for_long_ones() 
     pool.close(20)
 
 
+def test_threads_that_begin_later_share_the_same_processor() -> None:
+    pool = TransferPool(64, reserve=False)
+    lane = pool.lane(Priority.OUTPUT)
+    where: list[tuple[int, ...]] = []
+
+    def waits() -> None:  # for a store: so more threads are wanted
+        time.sleep(0.005)
+        where.append(tuple(os.sched_getaffinity(0)))
+
+    for _ in range(6000):
+        lane.submit(waits)
+    assert pool.wait_idle([lane], 30)
+    assert len(set(where[-200:])) == 1
+    assert len(where[-1]) == 1
+    pool.close(20)
+
+
 def test_a_pool_begins_as_many_tasks_as_wait_for_the_store() -> None:
     pool = TransferPool(32, reserve=False)
     lane = pool.lane(Priority.OUTPUT)

@@ -123,8 +123,7 @@ class TransferPool:
             thread.start()
 
     def _work(self) -> None:
-        self._processors.spread()  # whoever started this thread may have shared one
-        together = False
+        together: bool | None = None  # where whoever started this thread is
         while True:
             with self._ready:
                 while (lane := self._next()) is None:
