@@ -17,7 +17,6 @@ from tests.bench.crew import ROOT
         ("http_api", "leases/s with 16 clients"),
         ("scale", "a lease takes"),
         ("polls", "no job twice"),
-        ("cell", "what its busiest primary does alone"),
         ("worker_cost", "lines/s:"),
         (
             "sync --stores null,real-tls --workloads medium --peers boto3",

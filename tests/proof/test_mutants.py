@@ -12,7 +12,7 @@ from kelpie.store.scripts import read_lua
 from tests.proof.mutants import Judge, all_mutants, stale_equivalents
 from tests.proof.mutation import Mutant, mutants_of
 
-SAMPLE = 12
+SAMPLE = 8
 
 
 @pytest.fixture(scope="module")

@@ -204,7 +204,8 @@ THIEF = """
 import ctypes, os, signal, stat
 system_call = ctypes.CDLL(None).syscall
 guardian = os.pidfd_open(os.getppid())
-files = [system_call(438, guardian, number, 0) for number in range(3, 64)]  # pidfd_getfd
+numbers = map(int, os.listdir(f"/proc/{os.getppid()}/fd"))
+files = [system_call(438, guardian, number, 0) for number in numbers]  # pidfd_getfd
 taken = [file for file in files if file >= 0 and stat.S_ISSOCK(os.fstat(file).st_mode)]
 assert taken
 """
