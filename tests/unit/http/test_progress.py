@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from flask import Flask
 
 from kelpie.progress import MAX_METRICS
 from kelpie.store import Store
-from tests.factories import GROUP, job_body
-
-ME = {"machine_id": "n", "container_group_id": GROUP}
-
-
-@pytest.fixture
-def leased(app: Flask, store: Store) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """A client, the headers of the job's owner, and the job that a node of his was given."""
-    client = app.test_client()
-    user = store.users.create("someone")
-    headers = {"X-Kelpie-Key": store.users.create_key(user.id, "org", "project")}
-    client.post("/jobs", json=job_body(), headers=headers)
-    [job] = client.get("/work", query_string=ME, headers=headers).get_json()
-    return client, headers, job
+from tests.unit.http.conftest import ME
 
 
 def test_a_job_and_a_list_show_what_its_command_says(app: Flask, store: Store, leased: Any) -> None:
