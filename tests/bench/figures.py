@@ -18,7 +18,8 @@ def announce(title: str, client: redis.Redis) -> None:
     print(f"== {title}", flush=True)
     print(
         f"   {os.cpu_count()} cores ({_cpu()}), load {load()}; "
-        f"{info.get('server_name', 'redis')} {version}, appendonly yes, appendfsync {fsync}",
+        f"{info.get('server_name', 'redis')} {version}, "
+        f"allocator {info['mem_allocator']}, appendonly yes, appendfsync {fsync}",
         flush=True,
     )
 

@@ -19,14 +19,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import redis
-
 from kelpie.embedded.valkey import ValkeyServer
 from kelpie.job import MAX_BATCH, Holder, JobSpec, JobStatus, Outcome
 from kelpie.store import Filter, Store
 from tests.bench.crew import crew, member
 from tests.bench.figures import announce, load
-from tests.bench.script_times import LongCalls, cpu_of, mean_us
+from tests.bench.script_times import LongCalls, cpu_of, means_us
 from tests.factories import GROUP, spec
 from tests.waiting import wait_until
 
@@ -38,16 +36,29 @@ PAGES = 15
 LEASE_GOAL_US, GROWTH_GOAL, BYTES_GOAL, SCRIPT_GOAL_MS = 150, 3, 500, 10
 
 
-@dataclass
-class Row:
-    """What was seen at one size."""
+class Grown:
+    """A queue of that many pending jobs on a server of its own, and what was seen of it."""
 
-    jobs: int
-    bytes_per_job: float
-    lease_us: float
-    behind_us: float
-    between_us: float
-    lists_ms: dict[str, float]
+    def __init__(self, jobs: int, store: Store, url: str) -> None:
+        self.jobs = jobs
+        self.store = store
+        self.leased = 0
+        """Leases that the node without bans has taken."""
+        start = time.perf_counter()
+        empty = used_bytes(store)
+        submit_all(store, url, jobs)
+        self.bytes_per_job = (used_bytes(store) - empty) / jobs
+        print(f"   {jobs:,} jobs submitted in {time.perf_counter() - start:.0f} s", flush=True)
+        self.lists_ms = lists(store, jobs)
+
+
+@dataclass
+class Leases:
+    """Mean times of a lease at every size, in µs."""
+
+    free: list[float]
+    behind: list[float]
+    amid: list[float]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -64,63 +75,65 @@ def main(arguments: Sequence[str]) -> None:
         return
     sizes = [200, 2000] if chosen.quick else [int(size) for size in chosen.jobs.split(",")]
     bans, crowd, beat_s = (50, 200, 1) if chosen.quick else (chosen.bans, 10_000, 15)
-    rows = []
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        server = stack.enter_context(ValkeyServer(folder, appendfsync=chosen.fsync))
-        client = stack.enter_context(contextlib.closing(redis.Redis.from_url(server.url)))
-        announce(f"scale: {', '.join(f'{size:,}' for size in sizes)} jobs, {bans:,} bans", client)
-        client.config_set("auto-aof-rewrite-percentage", 0)  # its fork would be measured too
-        long_calls = LongCalls(client)
+        servers = []
+        for _ in sizes:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            servers.append(stack.enter_context(ValkeyServer(folder, appendfsync=chosen.fsync)))
+        stores = [stack.enter_context(contextlib.closing(Store.connect(server.url))) for server in servers]
+        announce(f"scale: {', '.join(f'{size:,}' for size in sizes)} jobs, {bans:,} bans", stores[0].redis)
+        for store in stores:
+            store.redis.config_set("auto-aof-rewrite-percentage", 0)  # its fork would be measured too
+        long_calls = LongCalls(stores[-1].redis)
         with long_calls.noted():
-            for size in sizes:
-                client.flushall()
-                with contextlib.closing(Store.connect(server.url)) as store:
-                    rows.append(grown(store, server.url, size, bans))
-                    if size == sizes[-1]:
-                        at_once(store, crowd, beat_s)
-    show(rows, bans)
+            queues = [
+                Grown(size, store, server.url)
+                for size, store, server in zip(sizes, stores, servers, strict=True)
+            ]
+            leases = lease_times(queues, bans)
+            at_once(stores[-1], crowd, beat_s)
+    show(queues, leases, bans)
     long_calls.show()
     print(f"   longest {long_calls.longest_ms:.1f} ms (goal: {SCRIPT_GOAL_MS} ms)")
     print(f"   load afterwards {load()}\n", flush=True)
 
 
-def grown(store: Store, url: str, size: int, bans: int) -> Row:
-    """One queue of that many pending jobs."""
-    start = time.perf_counter()
-    empty = used_bytes(store)
-    share = -(-size // FILLERS)
+def submit_all(store: Store, url: str, jobs: int) -> None:
+    """Fill a queue, by several processes."""
+    share = -(-jobs // FILLERS)
     members = [
-        [sys.executable, "-m", "tests.bench.scale", "--fill", url, str(first), str(min(share, size - first))]
-        for first in range(0, size, share)
+        [sys.executable, "-m", "tests.bench.scale", "--fill", url, str(first), str(min(share, jobs - first))]
+        for first in range(0, jobs, share)
     ]
     what = f"submit of up to {MAX_BATCH:,} jobs"
     with crew(members, timeout_s=FILL_TIMEOUT_S) as fillers, cpu_of(store.redis, what):
-        fillers.rate(size)
-    per_job = (used_bytes(store) - empty) / size
-    print(f"   {size:,} jobs submitted in {time.perf_counter() - start:.0f} s", flush=True)
-    lists_ms = lists(store, size)
-    leases = min(LEASES, size // 4)
-    lease_us = mean_us(store.redis, leases, leasing(store, "good", 0))
-    banned = [failed_on(store, "bad", number) for number in range(bans)]
-    behind_us = mean_us(store.redis, leases, leasing(store, "bad", bans))
-    return Row(size, per_job, lease_us, behind_us, between_us(store, banned, bans + leases), lists_ms)
+        fillers.rate(jobs)
 
 
-def leasing(store: Store, node: str, first: int) -> Callable[[int], object]:
-    """What leases one job more at each call."""
-    return lambda number: lease(store, GROUP, node, 1, first=first + number)
+def lease_times(queues: Sequence[Grown], bans: int) -> Leases:
+    """How long leases take at every size, in turns: what the machine does meanwhile meets all sizes alike."""
+    calls = min(LEASES, min(queue.jobs for queue in queues) // 4)
+    clients = [queue.store.redis for queue in queues]
 
+    def leasing(node: str, first: int) -> Callable[[int, int], object]:
+        return lambda place, number: lease(queues[place].store, GROUP, node, 1, first=first + number)
 
-def between_us(store: Store, banned: Sequence[str], first: int) -> float:
-    """Mean time of a lease of a job that waits amid those that ban the node: the longest search."""
-    means = []
-    for number, job_id in enumerate(banned[len(banned) // 2 :: 50], first):
-        store.unban(job_id, node="bad")
-        means.append(mean_us(store.redis, 1, leasing(store, "bad", number)))
-        if store.get(job_id).machine_id != "bad":
-            raise RuntimeError(f"the node was not given {job_id}, which waits first of what it may have")
-    return statistics.median(means)
+    free = means_us(clients, calls, leasing("good", 0))
+    banned = [[failed_on(queue.store, "bad", number) for number in range(bans)] for queue in queues]
+    behind = means_us(clients, calls, leasing("bad", bans))
+    middle = range(bans // 2, bans, 50)
+
+    def unban(place: int, number: int) -> None:
+        queues[place].store.unban(banned[place][middle[number]], node="bad")
+
+    amid = means_us(clients, len(middle), leasing("bad", bans + calls), before=unban)
+    for queue, jobs in zip(queues, banned, strict=True):
+        for job_id in (jobs[number] for number in middle):
+            if queue.store.get(job_id).machine_id != "bad":
+                raise RuntimeError(
+                    f"the node was not given {job_id}, which waited first of what it might have"
+                )
+    return Leases(free, behind, amid)
 
 
 def failed_on(store: Store, node: str, number: int) -> str:
@@ -224,21 +237,24 @@ def used_bytes(store: Store) -> int:
     return int(store.redis.info("memory")["used_memory"])
 
 
-def show(rows: Sequence[Row], bans: int) -> None:
+def show(queues: Sequence[Grown], leases: Leases, bans: int) -> None:
     """A row per figure, a column per size."""
 
     def line(what: str, values: Iterable[str], goal: str = "") -> None:
         print(f"{what:36}" + "".join(f"{value:>14}" for value in values) + f"   {goal}")
 
-    line("pending jobs", (f"{row.jobs:,}" for row in rows))
-    line("bytes per job", (f"{row.bytes_per_job:,.0f}" for row in rows), f"goal: {BYTES_GOAL}")
-    line("lease, µs on the server", (f"{row.lease_us:.0f}" for row in rows))
+    def times(what: str, means: Sequence[float], goal: str = "") -> None:
+        line(what, (f"{mean:.0f}" for mean in means), goal)
+
+    line("pending jobs", (f"{queue.jobs:,}" for queue in queues))
+    line("bytes per job", (f"{queue.bytes_per_job:,.0f}" for queue in queues), f"goal: {BYTES_GOAL}")
     goal = f"goal: {LEASE_GOAL_US}"
-    line(f"lease behind {bans:,} banned jobs", (f"{row.behind_us:.0f}" for row in rows), goal)
-    line(f"lease from amid {bans:,} banned jobs", (f"{row.between_us:.0f}" for row in rows), goal)
-    for what in rows[0].lists_ms:
-        line(f"{what}, ms", (f"{row.lists_ms[what]:.1f}" for row in rows))
-    growth = rows[-1].lease_us / rows[0].lease_us
+    times("lease, µs on the server", leases.free)
+    times(f"lease behind {bans:,} banned jobs", leases.behind, goal)
+    times(f"lease from amid {bans:,} banned jobs", leases.amid, goal)
+    for what in queues[0].lists_ms:
+        line(f"{what}, ms", (f"{queue.lists_ms[what]:.1f}" for queue in queues))
+    growth = leases.free[-1] / leases.free[0]
     print(f"   a lease takes {growth:.2f} times as long (goal: below {GROWTH_GOAL})\n")
 
 

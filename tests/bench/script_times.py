@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import redis
 
 from kelpie.store.scripts import QUEUE_SCRIPTS, load
 
 NOTED_US = 500
-MAX_ENTRIES = 20_000
+MAX_ENTRIES = 100_000
 GROUPS = 20
 
 
@@ -82,11 +82,30 @@ def mean_us(client: redis.Redis, calls: int, call: Callable[[int], object]) -> f
 
     ``call`` runs the script once and is given the number of the call.
     """
-    groups = min(GROUPS, calls)
-    means = []
+    (mean,) = means_us([client], calls, lambda _place, number: call(number))
+    return mean
+
+
+def means_us(
+    clients: Sequence[redis.Redis],
+    calls: int,
+    call: Callable[[int, int], object],
+    *,
+    before: Callable[[int, int], object] | None = None,
+) -> list[float]:
+    """:func:`mean_us` of a script on several servers, of which one has its group of calls after the other.
+
+    ``call`` is given the place of the server and the number of the call; so is ``before``, whose scripts are
+    not counted, for which each call is then a group.
+    """
+    groups = min(GROUPS, calls) if before is None else calls
+    means: list[list[float]] = [[] for _ in clients]
     for group in range(groups):
-        client.config_resetstat()
-        for number in range(group * calls // groups, (group + 1) * calls // groups):
-            call(number)
-        means.append(float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]))
-    return statistics.median(means)
+        for place, client in enumerate(clients):
+            if before is not None:
+                before(place, group)
+            client.config_resetstat()
+            for number in range(group * calls // groups, (group + 1) * calls // groups):
+                call(place, number)
+            means[place].append(float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]))
+    return [statistics.median(of_one) for of_one in means]

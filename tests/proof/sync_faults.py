@@ -215,7 +215,7 @@ class Attempt:
             max_retries=40,
             watcher_debounce_ms=20,
             watcher_max_wait_ms=100,
-            watcher_stability_ms=50,
+            watcher_stability_ms=1000,  # of a file that is open: on a busy machine its writer may pause
             temp_dir=node,
             stall_timeout_s=0.5,
         )

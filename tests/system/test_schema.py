@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api import ApiServer, ApiUser
 
-EXAMPLES = 12  # requests per operation and per caller
+EXAMPLES = 8  # requests per operation and per caller
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,

@@ -55,7 +55,13 @@ def _uploads(site: Site) -> Iterator[str]:
     told = {each for machine in site.machines for each in machine.store.told_uploads}
     for upload in left_uploads(site):
         if upload["UploadId"] in told - lost:
-            yield f"a multipart upload is left: {upload['Key']} {upload['UploadId']}"
+            parts = site.servers.s3.client().list_parts(
+                Bucket=site.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+            yield (
+                f"a multipart upload is left: {upload['Key']} {upload['UploadId']}, of "
+                f"{upload['Initiated']:%H:%M:%S}, with {len(parts.get('Parts', ()))} parts"
+            )
 
 
 def left_uploads(site: Site) -> list[dict[str, Any]]:
