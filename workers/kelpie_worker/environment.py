@@ -79,4 +79,4 @@ def command_environment(job: LeasedJob, settings: Settings, container: Mapping[s
 
 def _holds_credentials(url: str) -> bool:
     # the address of a Redis is a credential by itself: whoever reaches it holds the queue
-    return urlsplit(url).scheme not in {"http", "https"} or "@" in urlsplit(url).netloc
+    return url.partition("://")[0].lower() not in {"http", "https"} or "@" in urlsplit(url).netloc

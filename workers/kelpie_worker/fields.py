@@ -131,7 +131,7 @@ def url(*schemes: str) -> Callable[[str], str]:
     """A URL with one of these schemes."""
 
     def parse(value: str) -> str:
-        parts = urlsplit(value)
+        parts = urlsplit(value.partition(",")[0])  # newer Pythons take no bracketed host among several
         if parts.scheme not in schemes or not (parts.netloc or parts.scheme == "unix"):
             raise ValueError(f"must be a URL that starts with {', '.join(s + '://' for s in schemes)}")
         return value.rstrip("/")

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from kelpie_worker.fields import (
     MAX_NAME_LENGTH,
@@ -266,7 +265,7 @@ class Settings:
     @property
     def direct(self) -> bool:
         """Whether jobs are leased straight from Redis."""
-        return urlsplit(self.api_url).scheme in _REDIS_SCHEMES
+        return self.api_url.partition("://")[0].lower() in _REDIS_SCHEMES
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: str | None) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -76,8 +77,12 @@ def read_url(text: str) -> RedisUrl:
 
 
 def _read_many(text: str, kind: Kind, *, tls: bool) -> RedisUrl:
-    parts = urlsplit(text)
-    credentials, _, places = parts.netloc.rpartition("@")
+    rest = text.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    parts = urlsplit(
+        "//host" + rest.removeprefix(authority)
+    )  # of several hosts, newer Pythons take none in brackets
+    credentials, _, places = authority.rpartition("@")
     port = SENTINEL_PORT if kind is Kind.SENTINEL else CLUSTER_PORT
     hosts = tuple(_host(place, port) for place in places.split(","))
     if len(hosts) > MAX_HOSTS:

@@ -146,3 +146,10 @@ def test_a_file_that_holds_no_secret_is_refused_by_name(tmp_path: Path, content:
         file.write_bytes(content)
     with pytest.raises(StartupError, match="KELPIE_API_KEY_FILE"):
         Settings.from_env({"KELPIE_API_KEY_FILE": str(file)})
+
+
+def test_jobs_may_be_leased_from_sentinels_whose_addresses_are_in_brackets() -> None:
+    url = "redis+sentinel://node:secret@one:26379,[::1]:26379/primary/0"
+    direct = Settings.from_env({"KELPIE_API_URL": url, "KELPIE_API_KEY": "key", "KELPIE_QUEUE": "queue"})
+    assert direct.direct
+    assert direct.api_url == url
