@@ -102,8 +102,9 @@ def test_a_provider_of_another_site_logs_a_browser_in_where_it_wanted_to_go(
 def test_a_form_without_its_token_or_of_another_site_changes_nothing(user: Person, api: ApiUser) -> None:
     job = api.submit(job_body(container_group_id=f"group-{uuid.uuid4().hex[:8]}"))
     page = user.go(f"/jobs/{job['id']}")
-    page.evaluate("document.querySelectorAll('main [name=csrf]').forEach(field => field.remove())")
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel").evaluate(  # in one go: the page renews itself
+        "button => { button.form.querySelector('[name=csrf]').remove(); button.click(); }"
+    )
     expect(page.get_by_role("heading", name="Not allowed")).to_be_visible()
     expect(page.get_by_role("main")).to_contain_text("not one of your session")
     action = f"{user.url}/ui/jobs/{job['id']}/cancel"
