@@ -11,9 +11,11 @@ Needs root, buildah, debootstrap, util-linux, and Debian's and Python's package 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -178,14 +180,24 @@ class Contained:
 
     def end(self) -> None:
         """Stop it, and leave nothing of it."""
-        self.process.terminate()
+        self._signal(signal.SIGTERM)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self._signal(signal.SIGKILL)
             self.process.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.log.unlink(missing_ok=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the first process inside, with which all others end.
+
+        It outlives unshare: it has become another user, which takes --kill-child back.
+        """
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in children.read_text().split():
+                os.kill(int(child), number)
 
 
 def wait_for(url: str, process: Contained) -> None:
