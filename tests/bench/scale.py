@@ -42,8 +42,6 @@ class Grown:
     def __init__(self, jobs: int, store: Store, url: str) -> None:
         self.jobs = jobs
         self.store = store
-        self.leased = 0
-        """Leases that the node without bans has taken."""
         start = time.perf_counter()
         empty = used_bytes(store)
         submit_all(store, url, jobs)

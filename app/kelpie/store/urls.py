@@ -79,9 +79,8 @@ def read_url(text: str) -> RedisUrl:
 def _read_many(text: str, kind: Kind, *, tls: bool) -> RedisUrl:
     rest = text.partition("://")[2]
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    parts = urlsplit(
-        "//host" + rest.removeprefix(authority)
-    )  # of several hosts, newer Pythons take none in brackets
+    # of several hosts, newer Pythons take none in brackets
+    parts = urlsplit("//host" + rest.removeprefix(authority))
     credentials, _, places = authority.rpartition("@")
     port = SENTINEL_PORT if kind is Kind.SENTINEL else CLUSTER_PORT
     hosts = tuple(_host(place, port) for place in places.split(","))
