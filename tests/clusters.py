@@ -34,7 +34,8 @@ class Valkey(Server):
         config = self.directory / "valkey.conf"
         if not config.exists():  # Sentinels write into theirs
             config.write_text("\n".join((f"bind {LOOPBACK}", f"port {self.port}", *self.lines, "")))
-        return [find_server(), str(config), *self.arguments], {}
+        program, env = find_server()
+        return [program, str(config), *self.arguments], env
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=self.password, socket_timeout=5, protocol=2)

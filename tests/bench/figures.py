@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -19,7 +21,7 @@ def announce(title: str, client: redis.Redis) -> None:
     print(
         f"   {os.cpu_count()} cores ({_cpu()}), load {load()}; "
         f"{info.get('server_name', 'redis')} {version}, "
-        f"allocator {info['mem_allocator']}, appendonly yes, appendfsync {fsync}",
+        f"allocator {_allocator(info)}, appendonly yes, appendfsync {fsync}",
         flush=True,
     )
 
@@ -27,6 +29,13 @@ def announce(title: str, client: redis.Redis) -> None:
 def load() -> str:
     """The load averages of the last 1, 5 and 15 minutes. Above 0.3 before the start: others are at work."""
     return " ".join(f"{average:.2f}" for average in os.getloadavg())
+
+
+def _allocator(info: Mapping[str, Any]) -> str:
+    """What the server was built with, unless another was put before it when it started."""
+    maps = Path(f"/proc/{info['process_id']}/maps").read_text()
+    preloaded = re.search(r"/lib(mimalloc|jemalloc|tcmalloc)\b", maps)
+    return preloaded[1] if preloaded else str(info["mem_allocator"])
 
 
 def _cpu() -> str:

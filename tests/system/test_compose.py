@@ -46,7 +46,8 @@ class Valkey(Server):
             text, count = re.subn(old, new, text, flags=re.M)
             assert count == 1, old
         (self.directory / "valkey.conf").write_text(text)
-        return [find_server(), str(self.directory / "valkey.conf")], {}
+        program, env = find_server()
+        return [program, str(self.directory / "valkey.conf")], env
 
     def is_ready(self) -> bool:
         """As the health check of compose.yaml asks."""

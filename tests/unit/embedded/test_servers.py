@@ -53,6 +53,18 @@ def test_valkey_listens_on_the_loopback_only_and_wants_its_password(tmp_path: Pa
         assert server.password not in " ".join(psutil.Process(server.pid).cmdline())
 
 
+def test_the_wheels_server_has_an_allocator_that_stays_quick_unless_another_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no server of the machine's
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    with ValkeyServer(tmp_path / "ours") as server:
+        assert "/libmimalloc.so" in Path(f"/proc/{server.pid}/maps").read_text()
+    monkeypatch.setenv("LD_PRELOAD", "")
+    with ValkeyServer(tmp_path / "theirs") as server:
+        assert "/libmimalloc.so" not in Path(f"/proc/{server.pid}/maps").read_text()
+
+
 def test_a_server_that_cannot_start_says_so_with_its_log(tmp_path: Path) -> None:
     with ValkeyServer(tmp_path / "one") as one, pytest.raises(StartupError, match="in use"):
         ValkeyServer(tmp_path / "two", port=one.port).start()

@@ -31,7 +31,7 @@ local function first_allowed()
   if some_allowed(banned) then
     low, high = 1, 1
     while high < banned and not some_allowed(high) do
-      low, high = high + 1, high * 2
+      low, high = high + 1, high * 16
     end
     high = math.min(high, banned)
   end
