@@ -230,6 +230,7 @@ _BY_REASON: dict[str, tuple[Key, ...]] = {
         ("lease", "low, high = high + 1, high * 16", "low, high = high - 1, high * 16"),
         ("lease", "low, high = high + 1, high * 16", "low, high = high + 1, high + 16"),
         ("lease", "low, high = high + 1, high * 16", "low, high = high + 0, high * 16"),
+        ("lease", "low, high = high + 1, high * 16", "low, high = high + 1, high * 15"),
         ("lease", "low, high = high + 1, high * 16", "low, high = high + 1, high * 17"),
     ),
     "nobody asks for the outcome of an open attempt, and its end sets it": (
