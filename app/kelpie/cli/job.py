@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kelpie.cli import exit_codes
-from kelpie.cli.options import json_option, url_option
+from kelpie.cli.options import json_option, url_option, wait_option
 from kelpie.cli.output import (
     STATUS_STYLES,
     ago,
@@ -26,6 +26,7 @@ from kelpie.cli.output import (
     size,
     table,
 )
+from kelpie.cli.waiting import wait_for
 from kelpie.client import Client, Job
 from kelpie.errors import InvalidInputError
 from kelpie.job import FAILURES, Attempt, JobStatus, Sync, SyncEntry, from_iso, iso
@@ -42,13 +43,13 @@ Examples:
 {exit_codes.HELP}""",
 )
 @click.argument("job_id", metavar="ID")
-@click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless the job completes.")
+@wait_option
 @json_option
 @url_option
 def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
     """Show one job and its attempts."""
     with Client(url) as client:
-        job = client.wait(job_id) if wait else client.job(job_id)
+        job = wait_for(client, job_id) if wait else client.job(job_id)
         attempts = client.attempts(job_id)
         moved = _transfers(client, job)
     if as_json:

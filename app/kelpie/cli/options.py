@@ -11,6 +11,11 @@ from typing import Any
 
 import click
 
+wait_option = click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for the end, telling on stderr how it stands; exit code 1 unless the job completes.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API gives it.")
 
 url_option = click.option(

@@ -9,8 +9,9 @@ from typing import IO, Any
 import click
 
 from kelpie.cli import exit_codes
-from kelpie.cli.options import duration, json_option, moment, pairs, url_option
+from kelpie.cli.options import duration, json_option, moment, pairs, url_option, wait_option
 from kelpie.cli.output import print_json, safe
+from kelpie.cli.waiting import wait_for
 from kelpie.client import Client, Job, job_spec
 from kelpie.errors import InvalidInputError
 from kelpie.job import JobStatus, WebhookEvent
@@ -88,7 +89,7 @@ A `during` folder that the command resumes from needs a `before` entry too: that
     help="The same job under the same key, within a day, is queued once. Default: a new one.",
 )
 @click.option("--file", "file", type=click.File("rb"), help="The job as JSON; - reads standard input.")
-@click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless the job completes.")
+@wait_option
 @json_option
 @url_option
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND [ARGUMENT]...]")
@@ -121,7 +122,7 @@ def command(
         if wait:
             if not as_json:
                 _say(jobs, err=True)
-            jobs = [client.wait(job.id) for job in jobs]
+            jobs = [wait_for(client, job.id) for job in jobs]
     if as_json:
         print_json([job.wire for job in jobs] if many else jobs[0].wire)
     elif wait:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,10 +192,18 @@ class JobCalls(Transport):
         wire = self._call("GET", job_path(job_id), query={"expand": "progress_history"})
         return [ProgressPoint.from_wire(one) for one in wire.get("progress_history") or ()]
 
-    def wait(self, job_id: str, timeout_s: float | None = None, *, poll_s: float = 1.0) -> Job:
+    def wait(
+        self,
+        job_id: str,
+        timeout_s: float | None = None,
+        *,
+        poll_s: float = 1.0,
+        seen: Callable[[Job], object] = lambda _: None,
+    ) -> Job:
         """Wait until the job has ended, whatever its end. TimeoutError after ``timeout_s`` seconds.
 
-        An outage of up to OUTAGE_S is waited out, then UnavailableError is raised.
+        ``seen`` is called with the job each time that it was looked at and has not ended. An outage of up to
+        OUTAGE_S is waited out, then UnavailableError is raised.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         answered = time.monotonic()
@@ -209,7 +217,9 @@ class JobCalls(Transport):
             else:
                 if job.done:
                     return job
-                answered, said = time.monotonic(), job.status
+                answered = time.monotonic()
+                said = f"{job.status} ({job.waiting_for})" if job.waiting_for else job.status
+                seen(job)
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"job {job_id} is still {said} after {timeout_s:g} s")
             time.sleep(poll_s)

@@ -110,7 +110,10 @@ class Node(KelpieProcess):
         return self.directory.parent / "state.json"
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
-        """Jobs see its working directory, its legacy folders and its temporary folder, not another node's."""
+        """Jobs see its working directory, its legacy folders and its temporary folder, not another node's.
+
+        They find this Python where the machine has none that is called ``python``, as Debian's.
+        """
         self.temporary.mkdir(parents=True, exist_ok=True)
         home = self.directory.parent
         folders = {
@@ -120,6 +123,7 @@ class Node(KelpieProcess):
             "INPUT_DIR": str(home / "input"),
             "OUTPUT_DIR": str(home / "output"),
             "CHECKPOINT_DIR": str(home / "checkpoint"),
+            "PATH": os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent))),
         }
         alone = {
             "KELPIE_IMDS_URL": _NO_METADATA_SERVICE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import redis
 from botocore.exceptions import ClientError
 
+from kelpie.embedded.parts import Node
 from kelpie.embedded.processes import free_ports, is_free
 from kelpie.embedded.s3 import S3Server, s3_client
 from kelpie.embedded.valkey import ValkeyServer
@@ -63,6 +65,15 @@ def test_the_wheels_server_has_an_allocator_that_stays_quick_unless_another_is_c
     monkeypatch.setenv("LD_PRELOAD", "")
     with ValkeyServer(tmp_path / "theirs") as server:
         assert "/libmimalloc.so" not in Path(f"/proc/{server.pid}/maps").read_text()
+
+
+def test_commands_of_a_node_find_this_python_where_the_machine_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    node = Node(tmp_path / "node-1", name="node-1", log=tmp_path / "node-1.log", queue="q", environment={})
+    _, environment = node.prepare()
+    assert shutil.which("python", path=environment["PATH"]) == str(Path(sys.executable).with_name("python"))
 
 
 def test_a_server_that_cannot_start_says_so_with_its_log(tmp_path: Path) -> None:
