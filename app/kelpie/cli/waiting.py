@@ -32,7 +32,7 @@ class _Told:
     def stands(self, job: Job) -> None:
         self.failed(job)
         words = _standing(job)
-        gist = re.sub(r"\d+$|\d+ jobs run", "", words)  # not a line for each job before it that is done
+        gist = re.sub(r": \d+$|\d+ jobs run", "", words)  # not a line for each job before it that is done
         if gist != self._standing:
             self._standing = gist
             _say(job, words)

@@ -164,14 +164,15 @@ def test_submit_wait_says_how_the_job_stands_and_why_it_failed(
 ) -> None:
     monkeypatch.setattr("kelpie.client.jobs.time.sleep", lambda _: None)
     banned = {"waiting_for": "every polling node is banned (node-1)", "num_failures": 1, "attempt": 1}
-    attempt = {"attempt": 1, "machine_id": "node-1", "start": "2026-11-24T00:00:00.000Z"}
-    failed = {"attempts": [attempt | {"outcome": "app_failed", "reason": "command not found: '\x1b[31m'"}]}
+    first = {"attempt": 1, "machine_id": "node-1", "start": "2026-11-24T00:00:00.000Z"}
+    failed = {"attempts": [first | {"outcome": "app_failed", "reason": "command not found: '\x1b[31m'"}]}
     server.answer(202, job_wire())
     server.answer(200, job_wire(waiting_for="jobs before it in turn: 2"))
     server.answer(200, job_wire(waiting_for="jobs before it in turn: 1"))
     server.answer(200, job_wire(**banned))
     server.answer(200, job_wire(**banned) | failed)
-    server.answer(200, job_wire(status="running", machine_id="node-2", attempt=2, num_failures=1))
+    for attempt in (2, 2, 3):
+        server.answer(200, job_wire(status="running", machine_id="node-2", attempt=attempt, num_failures=1))
     server.answer(200, job_wire(status="completed", num_failures=1))
     said = kelpie("submit", "--queue", "q", "--wait", "--", "python")
     assert said.err.splitlines() == [
@@ -180,6 +181,7 @@ def test_submit_wait_says_how_the_job_stands_and_why_it_failed(
         rf"{JOB_ID} failed 1 of 3 times: attempt 1 on node-1, command not found: '\x1b[31m'",
         f"{JOB_ID} pending: every polling node is banned (node-1)",
         f"{JOB_ID} running on node-2, attempt 2",
+        f"{JOB_ID} running on node-2, attempt 3",
     ]
 
 
