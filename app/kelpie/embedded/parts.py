@@ -112,7 +112,7 @@ class Node(KelpieProcess):
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         """Jobs see its working directory, its legacy folders and its temporary folder, not another node's.
 
-        They find this Python where the machine has none that is called ``python``, as Debian's.
+        A machine may have no program called ``python``, as Debian has not: they find ours then.
         """
         self.temporary.mkdir(parents=True, exist_ok=True)
         home = self.directory.parent

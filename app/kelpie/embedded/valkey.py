@@ -18,7 +18,7 @@ from kelpie.errors import StartupError
 MINIMUM_MAJOR = 7
 """Scripts with flags (``#!lua flags=allow-oom``) came with Redis 7."""
 
-PRELOAD = "LD_PRELOAD"
+_PRELOAD = "LD_PRELOAD"  # a list, divided by spaces and colons
 
 _CONFIG = """\
 bind {host}
@@ -126,9 +126,9 @@ def _allocator() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         return {}
     library = next((str(file.locate()) for file in files if file.name == "libmimalloc.so"), None)
-    if library is None or PRELOAD in os.environ or re.search(r"[\s:]", library):  # it divides a list by these
+    if library is None or re.search(r"[\s:]", library) or _PRELOAD in os.environ:
         return {}
-    return {PRELOAD: library}
+    return {_PRELOAD: library}
 
 
 def _major_version(program: str) -> int:
