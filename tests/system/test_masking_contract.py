@@ -46,6 +46,20 @@ def assert_whole(job: dict[str, Any]) -> None:
     assert job["arguments"] == ["--steps", "7", GITHUB_TOKEN]
 
 
+def test_a_job_as_lists_show_it_is_not_queued_again_with_masks_for_secrets(api: ApiUser, group: str) -> None:
+    api.submit(with_secrets(group))
+    [listed] = api.ok("GET", f"/jobs?container_group_id={group}")["jobs"]
+    again = {name: listed[name] for name in ("command", "arguments", "environment", "sync")}
+    answer = refused(api.request("POST", "/jobs", json=again | {"container_group_id": group}), 400)
+    assert [one["path"] for one in answer["errors"]] == [
+        "arguments.2", "environment.API_KEY", "environment.DATABASE", "environment.githubToken"
+    ]  # fmt: skip
+    assert answer["errors"][0]["message"].endswith(
+        f"{MASK} stands for a secret, which lists do not show; GET /jobs/:id shows it to its owner"
+    )
+    assert api.ok("GET", f"/jobs?container_group_id={group}")["_count"] == 1
+
+
 def test_secrets_are_masked_in_lists_and_shown_to_the_owner_and_the_node(api: ApiUser, group: str) -> None:
     job = api.submit(with_secrets(group))
     assert_whole(job)

@@ -108,6 +108,8 @@ def test_without_the_optional_keys_a_job_has_their_defaults_null_means_absent_an
 def test_numbers_that_are_whole_are_integers_however_they_are_written(api: ApiUser, group: str) -> None:
     job = api.submit(job_body(container_group_id=group, max_failures=2.0, heartbeat_interval=6e1))
     assert (job["max_failures"], job["heartbeat_interval"]) == (2, 60)
+    for_ever = api.submit(job_body(container_group_id=group, max_failures=2**31 - 1))
+    assert for_ever["max_failures"] == 2**31 - 1
     for wrong in (2.5, "2", True, 1e300):
         refused(api.request("POST", "/jobs", json=job_body(max_failures=wrong)), 400, "Invalid Input")
 

@@ -30,6 +30,7 @@ from kelpie.job import (
     WebhookEvent,
 )
 from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
+from kelpie.secrets import MASK
 
 MAX_COMMAND_BYTES = 1024 * 1024
 """The command, its arguments and its environment together, well below what Linux passes to a program."""
@@ -38,6 +39,14 @@ MAX_COMMAND_BYTES = 1024 * 1024
 def _no_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("it contains a NUL character, which no program can be given")
+    return value
+
+
+def _not_masked(value: str) -> str:
+    if value == MASK:  # whoever queues a listed job again would have a program start with this for a key
+        raise ValueError(
+            f"{MASK} stands for a secret, which lists do not show; GET /jobs/:id shows it to its owner"
+        )
     return value
 
 
@@ -88,7 +97,7 @@ def _showable(value: datetime) -> datetime:
     return utc
 
 
-Argument = Annotated[str, Field(max_length=131_000), AfterValidator(_no_nul)]
+Argument = Annotated[str, Field(max_length=131_000), AfterValidator(_no_nul), AfterValidator(_not_masked)]
 Variable = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_variable)]
 Bucket = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(printable)]
 Prefix = Annotated[
@@ -166,11 +175,11 @@ class SyncBody(Body):
 class JobBody(Body):
     """A job to be done. Exactly one of `sync` and the six legacy keys (`input_bucket` …) is given."""
 
-    command: Annotated[str, Field(min_length=1, max_length=131_000), AfterValidator(_no_nul)]
+    command: Annotated[Argument, Field(min_length=1)]
     arguments: Annotated[list[Argument], Field(max_length=10_000)] | None = None
     environment: Annotated[dict[Variable, Argument], Field(max_length=1000)] | None = None
     container_group_id: GroupId
-    max_failures: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
+    max_failures: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
     heartbeat_interval: (
         Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them."), WHOLE]
         | None

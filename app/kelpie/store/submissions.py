@@ -21,7 +21,7 @@ from kelpie.store.registry import Place
 from kelpie.store.scripts import Argument
 
 MAX_HEARTBEAT_INTERVAL_S = 2**31  # no job lives that long; keeps times exact in Lua
-MAX_FAILURES = 1_000_000
+MAX_FAILURES = 2**31 - 1  # what scripts say that never give up
 MAX_RUNTIME_S = 2**31
 MAX_BACKOFF_S = 24 * 3600
 MAX_TIME_MS = 2**52
