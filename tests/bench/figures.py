@@ -34,7 +34,7 @@ def load() -> str:
 def _allocator(info: Mapping[str, Any]) -> str:
     """What the server was built with, unless another was put before it when it started."""
     maps = Path(f"/proc/{info['process_id']}/maps").read_text()
-    preloaded = re.search(r"/lib(mimalloc|jemalloc|tcmalloc)\b", maps)
+    preloaded = re.search(r"/lib(mimalloc|jemalloc|tcmalloc)", maps)
     return preloaded[1] if preloaded else str(info["mem_allocator"])
 
 

@@ -49,7 +49,7 @@ Examples:
 def command(*, job_id: str, wait: bool, as_json: bool, url: str | None) -> int:
     """Show one job and its attempts."""
     with Client(url) as client:
-        job = wait_for(client, job_id) if wait else client.job(job_id)
+        job = wait_for(client, job_id, quiet=as_json) if wait else client.job(job_id)
         attempts = client.attempts(job_id)
         moved = _transfers(client, job)
     if as_json:

@@ -14,7 +14,7 @@ import click
 wait_option = click.option(
     "--wait",
     is_flag=True,
-    help="Wait for the end, telling on stderr how it stands; exit code 1 unless the job completes.",
+    help="Wait for the end; exit code 1 unless it completes. Without --json, stderr tells how it stands.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API gives it.")
 

@@ -122,7 +122,7 @@ def command(
         if wait:
             if not as_json:
                 _say(jobs, err=True)
-            jobs = [wait_for(client, job.id) for job in jobs]
+            jobs = [wait_for(client, job.id, quiet=as_json) for job in jobs]
     if as_json:
         print_json([job.wire for job in jobs] if many else jobs[0].wire)
     elif wait:

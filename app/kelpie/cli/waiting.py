@@ -9,15 +9,24 @@ import click
 
 from kelpie.cli.output import safe
 from kelpie.client import Client, Job
-from kelpie.errors import UnavailableError
-from kelpie.job import Attempt
+from kelpie.errors import KelpieError
+from kelpie.job import FAILURES, Attempt, JobStatus
+
+MAX_FAILURES_TOLD = 5
+"""Of those that have come since the last look, the newest."""
 
 
-def wait_for(client: Client, job_id: str) -> Job:
-    """The job when it has ended. Says on stderr how it stands, in a line per change, and why it failed."""
+def wait_for(client: Client, job_id: str, *, quiet: bool) -> Job:
+    """The job when it has ended. Unless ``quiet``, stderr tells how it stands and which attempts failed.
+
+    What is told decides nothing: it is left out where it cannot be read, or written.
+    """
+    if quiet:
+        return client.wait(job_id)
     told = _Told(client)
     ended = client.wait(job_id, seen=told.stands)
-    told.failed(ended)
+    if ended.status is not JobStatus.COMPLETED:
+        told.failures(ended)
     return ended
 
 
@@ -27,35 +36,45 @@ class _Told:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._failures = 0
+        self._attempt = 0  # the last one of those that were told to have failed
         self._standing = ""
 
     def stands(self, job: Job) -> None:
-        self.failed(job)
+        self.failures(job)
         words = _standing(job)
-        gist = re.sub(r": \d+$|\d+ jobs run", "", words)  # not a line for each job before it that is done
+        gist = re.sub(r": \d+$| \(.*", "", words)  # not a line for each job before it, or node, that goes
         if gist != self._standing:
             self._standing = gist
             _say(job, words)
 
-    def failed(self, job: Job) -> None:
-        if job.num_failures > self._failures:
+    def failures(self, job: Job) -> None:
+        if job.num_failures == self._failures:
+            return
+        with suppress(KelpieError):  # then it is told at the next look
+            failed = [one for one in self._client.attempts(job.id) if one.outcome in FAILURES]
+            news = [one for one in failed if one.attempt > self._attempt]
+            for attempt in news[-MAX_FAILURES_TOLD:]:
+                _say(job, _failure(attempt))
+            if news:
+                self._attempt = news[-1].attempt
+            elif job.num_failures > self._failures:
+                _say(job, "a failure was reported by hand")
             self._failures = job.num_failures
-            _say(job, f"failed {job.num_failures} of {job.spec.max_failures} times{_why(self._client, job)}")
 
 
 def _standing(job: Job) -> str:
     if job.waiting_for:
-        return f"{job.status}: {job.waiting_for}"
+        return f"waits: {job.waiting_for}"
+    if job.machine_id is None:
+        return job.status
     return f"{job.status} on {job.machine_id}, attempt {job.attempt}"
 
 
-def _why(client: Client, job: Job) -> str:
-    """Of its last failure; nothing when that was reported by hand, or nobody can say it now."""
-    failed: list[Attempt] = []
-    with suppress(UnavailableError):
-        failed = [attempt for attempt in client.attempts(job.id) if attempt.reason is not None]
-    return f": attempt {failed[-1].attempt} on {failed[-1].node}, {failed[-1].reason}" if failed else ""
+def _failure(attempt: Attempt) -> str:
+    why = f": {attempt.reason}" if attempt.reason else ""
+    return f"failed on {attempt.node}, attempt {attempt.attempt}{why}"
 
 
 def _say(job: Job, words: str) -> None:
-    click.echo(safe(f"{job.id} {words}"), err=True)
+    with suppress(OSError):  # nobody reads it, or the disk is full
+        click.echo(safe(f"{job.id} {words}"), err=True)

@@ -18,7 +18,7 @@ from kelpie.errors import StartupError
 MINIMUM_MAJOR = 7
 """Scripts with flags (``#!lua flags=allow-oom``) came with Redis 7."""
 
-_PRELOAD = "LD_PRELOAD"  # a list, divided by spaces and colons
+_PRELOAD = "LD_PRELOAD"  # a list, divided by spaces and colons; $ names what the loader puts in
 
 _CONFIG = """\
 bind {host}
@@ -126,7 +126,7 @@ def _allocator() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         return {}
     library = next((str(file.locate()) for file in files if file.name == "libmimalloc.so"), None)
-    if library is None or re.search(r"[\s:]", library) or _PRELOAD in os.environ:
+    if library is None or re.search(r"[\s:$]", library) or _PRELOAD in os.environ:
         return {}
     return {_PRELOAD: library}
 

@@ -67,6 +67,6 @@ def _for_a_node(job: Job, polling: Sequence[str], leased: int, rank: int | None)
     if not polling:
         return f"a free node: all are busy ({leased} jobs run)" if leased else "no node polls this group"
     if set(polling) <= set(job.banned_nodes):
-        names = ", ".join(polling[:MAX_NAMED]) + (" …" if len(polling) > MAX_NAMED else "")
+        names = ", ".join(sorted(polling)[:MAX_NAMED]) + (" …" if len(polling) > MAX_NAMED else "")
         return f"every polling node is banned ({names})"
     return f"jobs before it in turn: {rank}" if rank else "it is next in turn"

@@ -159,32 +159,6 @@ def test_submit_wait_says_how_the_job_ended(kelpie: Run, server: Scripted, statu
     assert (said.code, said.out) == (code, f"{JOB_ID} {status}\n")
 
 
-def test_submit_wait_says_how_the_job_stands_and_why_it_failed(
-    kelpie: Run, server: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kelpie.client.jobs.time.sleep", lambda _: None)
-    banned = {"waiting_for": "every polling node is banned (node-1)", "num_failures": 1, "attempt": 1}
-    first = {"attempt": 1, "machine_id": "node-1", "start": "2026-11-24T00:00:00.000Z"}
-    failed = {"attempts": [first | {"outcome": "app_failed", "reason": "command not found: '\x1b[31m'"}]}
-    server.answer(202, job_wire())
-    server.answer(200, job_wire(waiting_for="jobs before it in turn: 2"))
-    server.answer(200, job_wire(waiting_for="jobs before it in turn: 1"))
-    server.answer(200, job_wire(**banned))
-    server.answer(200, job_wire(**banned) | failed)
-    for attempt in (2, 2, 3):
-        server.answer(200, job_wire(status="running", machine_id="node-2", attempt=attempt, num_failures=1))
-    server.answer(200, job_wire(status="completed", num_failures=1))
-    said = kelpie("submit", "--queue", "q", "--wait", "--", "python")
-    assert said.err.splitlines() == [
-        JOB_ID,
-        f"{JOB_ID} pending: jobs before it in turn: 2",
-        rf"{JOB_ID} failed 1 of 3 times: attempt 1 on node-1, command not found: '\x1b[31m'",
-        f"{JOB_ID} pending: every polling node is banned (node-1)",
-        f"{JOB_ID} running on node-2, attempt 2",
-        f"{JOB_ID} running on node-2, attempt 3",
-    ]
-
-
 def test_submit_names_the_events_of_its_webhook(kelpie: Run, server: Scripted) -> None:
     server.answer(202, job_wire())
     submit = ("submit", "--queue", "q", "--webhook", "https://example.org/", "--webhook-event")

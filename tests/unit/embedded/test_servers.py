@@ -74,6 +74,9 @@ def test_commands_of_a_node_find_this_python_where_the_machine_has_none(
     node = Node(tmp_path / "node-1", name="node-1", log=tmp_path / "node-1.log", queue="q", environment={})
     _, environment = node.prepare()
     assert shutil.which("python", path=environment["PATH"]) == str(Path(sys.executable).with_name("python"))
+    theirs = tmp_path / "python"
+    theirs.touch(mode=0o755)
+    assert shutil.which("python", path=environment["PATH"]) == str(theirs)
 
 
 def test_a_server_that_cannot_start_says_so_with_its_log(tmp_path: Path) -> None:
