@@ -31,6 +31,7 @@ from kelpie.job import (
 )
 from kelpie.patterns import MAX_PATTERN_LENGTH, compile_pattern
 from kelpie.secrets import MASK
+from kelpie.store.submissions import MAX_FAILURES
 
 MAX_COMMAND_BYTES = 1024 * 1024
 """The command, its arguments and its environment together, well below what Linux passes to a program."""
@@ -179,7 +180,7 @@ class JobBody(Body):
     arguments: Annotated[list[Argument], Field(max_length=10_000)] | None = None
     environment: Annotated[dict[Variable, Argument], Field(max_length=1000)] | None = None
     container_group_id: GroupId
-    max_failures: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
+    max_failures: Annotated[int, Field(ge=1, le=MAX_FAILURES), WHOLE] | None = None
     heartbeat_interval: (
         Annotated[int, Field(ge=1, le=86_400, description="Seconds; a lease lasts two of them."), WHOLE]
         | None
